@@ -110,27 +110,22 @@ pub(super) fn print(text: &str) -> Result<Printed, String> {
 /// Creates a file next to `path`, which is removed when it is dropped.
 fn temporary(path: &Path) -> io::Result<NamedTempFile> {
     let directory = path.parent().filter(|it| !it.as_os_str().is_empty());
+    let directory = directory.unwrap_or(Path::new("."));
+    directory.metadata()?;
     let mode = path.metadata().map_or(MODE, |it| it.permissions().mode());
     let file = tempfile::Builder::new()
         .prefix(".actix-sandbox-bench-")
         .permissions(Permissions::from_mode(mode & 0o777))
-        .tempfile_in(directory.unwrap_or(Path::new(".")));
-    file.map_err(cause)
+        .tempfile_in(directory);
+    // The text of this error also names the temporary file.
+    file.map_err(|error| error.kind().into())
 }
 
 fn replace(path: &Path, text: &str) -> io::Result<()> {
     let mut file = temporary(path)?;
-    file.write_all(text.as_bytes()).map_err(cause)?;
+    file.as_file_mut().write_all(text.as_bytes())?;
     file.persist(path).map_err(|error| error.error)?;
     Ok(())
-}
-
-/// Returns the error of the system. The error of tempfile also names the temporary file.
-fn cause(error: io::Error) -> io::Error {
-    let source = error.get_ref().and_then(|it| it.source());
-    let source = source.and_then(|it| it.downcast_ref::<io::Error>());
-    let code = source.and_then(io::Error::raw_os_error);
-    code.map_or(error, io::Error::from_raw_os_error)
 }
 
 impl Outputs {
