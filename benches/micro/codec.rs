@@ -111,7 +111,6 @@ fn client_messages() -> Vec<(&'static str, ClientMessage<'static>)> {
         output_grace_ms: None,
         window: Some(4_194_308),
         terminal: None,
-        input_ends: false,
     };
     let request = || ExecRequest::new("python", "print(input())");
     let stdin = NamedMessage::Stdin {

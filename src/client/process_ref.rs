@@ -46,6 +46,11 @@ impl ProcessRef {
         SandboxId::from(self.sandbox.clone())
     }
 
+    /// The name of the process on the wire, which is unique in its sandbox.
+    pub fn exec_id(&self) -> &str {
+        &self.exec
+    }
+
     /// The offset in stdout at which reading resumes: the number of bytes that were read or
     /// dropped.
     pub fn stdout_offset(&self) -> u64 {

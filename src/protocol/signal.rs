@@ -1,6 +1,6 @@
 //! [`Signal`]: a signal for a process.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 /// A signal for a process in a sandbox, by its number on Linux.
 ///
@@ -10,6 +10,7 @@ use std::fmt;
 /// assert_eq!(Signal::INT.number(), 2);
 /// assert_eq!(Signal::INT.to_string(), "SIGINT");
 /// assert_eq!(Signal::from_number(34).unwrap().to_string(), "signal 34");
+/// assert_eq!("TERM".parse(), Ok(Signal::TERM));
 /// assert_eq!(Signal::from_number(0), None);
 /// assert_eq!(Signal::from_number(99), None);
 /// ```
@@ -28,6 +29,14 @@ macro_rules! signals {
             fn name(self) -> Option<&'static str> {
                 match self.0 {
                     $($number => Some(concat!("SIG", stringify!($name))),)*
+                    _ => None,
+                }
+            }
+
+            /// The signal with this name, which lacks the prefix `SIG`.
+            fn named(name: &str) -> Option<Self> {
+                match name {
+                    $(stringify!($name) => Some(Self::$name),)*
                     _ => None,
                 }
             }
@@ -64,6 +73,21 @@ impl Signal {
     /// The number on Linux, from 1 to [`MAX`](Self::MAX).
     pub const fn number(self) -> i32 {
         self.0
+    }
+}
+
+impl FromStr for Signal {
+    type Err = String;
+
+    /// Parses a number from 1 to [`MAX`](Self::MAX), or the name of a constant, with or without the
+    /// prefix `SIG`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let named = Self::named(text.strip_prefix("SIG").unwrap_or(text));
+        let signal = named.or_else(|| text.parse().ok().and_then(Self::from_number));
+        signal.ok_or_else(|| {
+            let text = text.escape_debug();
+            format!("`{text}` is not a signal; expected for example TERM, SIGTERM or 15")
+        })
     }
 }
 

@@ -1,4 +1,4 @@
-//! The log of `serve`: its format, and its levels from `RUST_LOG`.
+//! The log: its format, and its levels from `RUST_LOG`.
 
 use std::ffi::OsStr;
 
@@ -30,6 +30,14 @@ pub(crate) fn init(format: LogFormat) -> Result<(), String> {
         LogFormat::Json => log.json().finish().with(levels).init(),
     }
     Ok(())
+}
+
+/// Starts to log if the environment has levels. Commands that use the client log nothing otherwise.
+pub(crate) fn init_if_wanted() -> Result<(), String> {
+    match std::env::var_os(LEVELS).is_some_and(|levels| !levels.is_empty()) {
+        true => init(LogFormat::Text),
+        false => Ok(()),
+    }
 }
 
 /// Parses levels and `target=level` pairs with commas between them. Empty parts are ignored. If

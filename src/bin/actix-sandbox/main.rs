@@ -1,25 +1,84 @@
 //! The command `actix-sandbox`.
 
 #[cfg(unix)]
+mod attach;
+#[cfg(unix)]
+mod attached;
+#[cfg(unix)]
 mod bench;
+#[cfg(unix)]
+mod code;
+#[cfg(unix)]
+mod completions;
+#[cfg(unix)]
+mod config;
+#[cfg(unix)]
+mod create;
+#[cfg(unix)]
+mod exec;
+#[cfg(unix)]
+mod failure;
 #[cfg(target_os = "linux")]
 mod init;
 #[cfg(unix)]
+mod input;
+#[cfg(unix)]
+mod inspect;
+#[cfg(unix)]
+mod kept;
+#[cfg(unix)]
+mod kill;
+#[cfg(unix)]
+mod known;
+#[cfg(unix)]
+mod list;
+#[cfg(unix)]
 mod logging;
+#[cfg(unix)]
+mod notices;
+#[cfg(unix)]
+mod output;
+#[cfg(unix)]
+mod process;
+#[cfg(unix)]
+mod run;
+#[cfg(unix)]
+mod runtime;
 #[cfg(unix)]
 mod serve;
 #[cfg(unix)]
+mod service;
+#[cfg(unix)]
+mod session;
+#[cfg(unix)]
 mod shared;
+#[cfg(unix)]
+mod shell;
+#[cfg(unix)]
+mod signals;
+#[cfg(unix)]
+mod store;
+#[cfg(unix)]
+mod terminal;
+#[cfg(unix)]
+mod usage;
 
 use std::process::ExitCode;
 
 #[cfg(unix)]
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
-/// Runs sandboxes for untrusted code: a local server and a benchmark.
+#[cfg(unix)]
+const ABOUT: &str = "Runs untrusted code in sandboxes.
+
+`run` and `shell` start a confined local server for their own duration, unless a service is named \
+by --url, by the variable SANDBOX_URL or by the configuration file \
+(~/.config/actix-sandbox/config.toml). The other commands need a service: `serve` starts one.";
+
+/// Runs untrusted code in sandboxes.
 #[cfg(unix)]
 #[derive(Parser)]
-#[command(name = "actix-sandbox", version)]
+#[command(name = "actix-sandbox", version, long_about = ABOUT, max_term_width = 100)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -28,10 +87,34 @@ struct Arguments {
 #[cfg(unix)]
 #[derive(Subcommand)]
 enum Command {
+    /// Runs code in a new sandbox and ends with its exit status.
+    Run(Box<run::Run>),
+    /// Opens a terminal in a new or existing sandbox.
+    Shell(Box<shell::Shell>),
+    /// Creates a sandbox that outlives the command, and prints its id.
+    Create(Box<create::Create>),
+    /// Lists the sandboxes of a service, or your own.
+    List(list::List),
+    /// Shows what is known about a sandbox: state, usage, processes and ports.
+    Inspect(inspect::Inspect),
+    /// Runs a program in a sandbox.
+    Exec(Box<exec::Exec>),
+    /// Resumes a process, restores a sandbox, or adds one to your sandboxes.
+    Attach(attach::Attach),
+    /// Kills sandboxes, or a process in one.
+    Kill(kill::Kill),
+    /// Stores the files of a sandbox, for new sandboxes.
+    Snapshot(store::Snapshot),
+    /// Stores a sandbox and ends it. The next command that uses it restores it.
+    Checkpoint(store::Checkpoint),
     /// Runs a sandbox server until it receives SIGTERM or SIGINT.
     Serve(Box<serve::Serve>),
     /// Benchmarks a service or a local server: runs many sandboxes at once and measures each step.
     Bench(Box<bench::Bench>),
+    /// Prints the completions for a shell.
+    Completions(completions::Completions),
+    /// Writes the man pages to a directory.
+    Man(completions::Man),
 }
 
 #[cfg(unix)]
@@ -39,18 +122,24 @@ fn main() -> ExitCode {
     actix_sandbox::server::agent();
     let Arguments { command } = Arguments::parse();
     let done = match command {
+        Command::Run(run) => run.run(),
+        Command::Shell(shell) => shell.run(),
+        Command::Create(create) => create.run(),
+        Command::List(list) => list.run(),
+        Command::Inspect(inspect) => inspect.run(),
+        Command::Exec(exec) => exec.run(),
+        Command::Attach(attach) => attach.run(),
+        Command::Kill(kill) => kill.run(),
+        Command::Snapshot(snapshot) => snapshot.run(),
+        Command::Checkpoint(checkpoint) => checkpoint.run(),
         #[cfg(target_os = "linux")]
-        Command::Serve(_) if init::is_init() => init::run(),
+        Command::Serve(_) if init::is_init() => init::run().map_err(Into::into),
         Command::Serve(serve) => serve.run(),
-        Command::Bench(bench) => bench.run(),
+        Command::Bench(bench) => bench.run().map_err(Into::into),
+        Command::Completions(completions) => completions.run(Arguments::command()),
+        Command::Man(man) => man.run(Arguments::command()),
     };
-    match done {
-        Ok(code) => code,
-        Err(reason) => {
-            shared::say(reason);
-            ExitCode::FAILURE
-        }
-    }
+    done.unwrap_or_else(failure::Failure::report)
 }
 
 #[cfg(not(unix))]

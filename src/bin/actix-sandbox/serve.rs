@@ -15,11 +15,12 @@ use bytesize::ByteSize;
 use clap::Args;
 
 use crate::{
+    failure::Failure,
     logging::{self, LogFormat},
     shared::{
-        self, SAME_WITHIN, Signals, TOKEN, backend, duration, not_started, positive, positive_u64,
-        size, warm, workers,
+        self, TOKEN, backend, duration, not_started, positive, positive_u64, size, warm, workers,
     },
+    signals::{SAME_WITHIN, Signals},
 };
 
 /// Headings of `--help`.
@@ -314,7 +315,7 @@ impl Confines {
 }
 
 impl Serve {
-    pub(crate) fn run(self) -> Result<ExitCode, String> {
+    pub(crate) fn run(self) -> Result<ExitCode, Failure> {
         logging::init(self.log_format)?;
         let token = shared::token(self.token_file.as_deref())?;
         self.check_address(token.is_some())?;
@@ -323,7 +324,7 @@ impl Serve {
             .enable_all()
             .build()
             .map_err(|error| format!("cannot start: {error}"))?;
-        runtime.block_on(self.serve(token))
+        Ok(runtime.block_on(self.serve(token))?)
     }
 
     async fn serve(self, token: Option<String>) -> Result<ExitCode, String> {
@@ -333,7 +334,7 @@ impl Serve {
         let mut signals = Signals::new().map_err(|error| format!("cannot start: {error}"))?;
         let server = tokio::select! {
             server = self.builder(token)?.start() => server.map_err(|error| not_started(&error))?,
-            () = signals.next() => return Ok(ExitCode::SUCCESS),
+            _ = signals.next() => return Ok(ExitCode::SUCCESS),
         };
         let line = format!("listening on {}\n", server.url());
         // Stop if the URL can't be written, because no client could find the server. Once the URL

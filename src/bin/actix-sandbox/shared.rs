@@ -1,18 +1,13 @@
-//! Code that `serve` and `bench` share: argument parsers, error texts that name flags, and signals.
+//! Code that commands share: argument parsers, the access token, and error texts that name flags.
 
 use std::{
-    error::Error as _, fmt::Display, io::Write, ops::RangeInclusive, os::unix::fs::MetadataExt,
-    path::Path, str::FromStr, time::Duration,
+    fmt::Display, io::Write, ops::RangeInclusive, os::unix::fs::MetadataExt, path::Path,
+    str::FromStr, time::Duration,
 };
 
-use actix_sandbox::{
-    Error, LinkError,
-    server::{Backend, ServerError},
-};
+use actix_sandbox::server::{Backend, ServerError};
 use bytesize::ByteSize;
-use futures::FutureExt;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// The environment variable with the access token. The token itself is not an argument, because
 /// every user of the machine can read arguments.
@@ -73,6 +68,34 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text).ok();
     let time = time.filter(|time| !time.is_zero());
     time.ok_or_else(|| "expected a time longer than 0, for example 30s or 5m".to_owned())
+}
+
+/// A name and a value.
+pub(crate) type Assignment = (String, String);
+
+/// Parses `NAME=VALUE`, or `NAME`, whose value is that of this process's own variable.
+pub(crate) fn assignment(text: &str) -> Result<Assignment, String> {
+    let (name, value) = match text.split_once('=') {
+        Some((name, value)) => (name, value.to_owned()),
+        None => match std::env::var(text) {
+            Ok(value) => (text, value),
+            Err(error) => {
+                return Err(format!(
+                    "{error}; expected NAME=VALUE, or a variable that is set"
+                ));
+            }
+        },
+    };
+    match name.is_empty() {
+        true => Err("expected NAME=VALUE".to_owned()),
+        false => Ok((name.to_owned(), value)),
+    }
+}
+
+/// Parses `KEY=VALUE`.
+pub(crate) fn label(text: &str) -> Result<Assignment, String> {
+    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
 }
 
 /// Reads the access token from `file`, or else from the variable [`TOKEN`]. Returns `None` if
@@ -143,31 +166,23 @@ pub(crate) fn not_started(error: &ServerError) -> String {
     }
 }
 
-/// Describes why a client call failed, with the flags to change. The library names its methods
-/// instead.
-pub(crate) fn failed(error: &Error) -> String {
-    let cause = error.source().and_then(|it| it.downcast_ref());
-    match cause {
-        Some(LinkError::UpgradeRefused(refusal)) if refusal.needs_credentials() => format!(
-            "cannot open the sandbox: {refusal}; the service may require a token: pass it in a file \
-             (`--token-file`) or in the variable {TOKEN}"
-        ),
-        _ => error.to_string(),
-    }
-}
-
 /// Writes a line to standard error. `eprintln!` would panic if standard error is a closed pipe.
 pub(crate) fn say(line: impl Display) {
     let _ = writeln!(std::io::stderr(), "actix-sandbox: {line}");
 }
 
+/// Reads the token of a sandbox from a file.
+pub(crate) fn sandbox_token(file: &Path) -> Result<String, String> {
+    let token = read(file)?.trim().to_owned();
+    match token.is_empty() {
+        true => Err(format!("the file {} is empty", file.display())),
+        false => Ok(token),
+    }
+}
+
 fn read(file: &Path) -> Result<String, String> {
-    let failed = |reason: String| {
-        format!(
-            "cannot read the access token from {}: {reason}",
-            file.display()
-        )
-    };
+    let failed =
+        |reason: String| format!("cannot read the token from {}: {reason}", file.display());
     let meta = std::fs::metadata(file).map_err(|error| failed(error.to_string()))?;
     let mode = meta.mode() & 0o777;
     if meta.is_file() && mode & 0o022 != 0 {
@@ -184,41 +199,5 @@ pub(crate) fn raise_open_files() {
         .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(error) = raised {
         tracing::warn!(%error, "cannot raise the limit on open files");
-    }
-}
-
-/// A second signal within this time after the first is ignored: `timeout` and cargo send two at
-/// once.
-pub(crate) const SAME_WITHIN: Duration = Duration::from_secs(2);
-
-/// The signals that stop a command: SIGTERM and SIGINT.
-pub(crate) struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    pub(crate) fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    /// Discards the signals that have already arrived.
-    pub(crate) fn forget(&mut self) {
-        while self.next().now_or_never().is_some() {}
-    }
-
-    pub(crate) async fn next(&mut self) {
-        self.next_status().await;
-    }
-
-    /// Waits for a signal. Returns the exit status that shells report for a program that it ended.
-    pub(crate) async fn next_status(&mut self) -> u8 {
-        tokio::select! {
-            _ = self.terminate.recv() => 143,
-            _ = self.interrupt.recv() => 130,
-        }
     }
 }

@@ -13,7 +13,10 @@ use super::{
     plan::{Plan, Target},
     session,
 };
-use crate::shared::{self, backend, duration, warm};
+use crate::{
+    service,
+    shared::{self, backend, duration, warm},
+};
 
 #[derive(Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -133,7 +136,7 @@ impl RunOptions {
             }
         };
         if let Some(url) = &url {
-            session::check(url, token.as_ref()).map_err(|error| shared::failed(&error))?;
+            session::check(url, token.as_ref()).map_err(|error| service::failed(&error))?;
         }
         let plan = Plan {
             target: match url {

@@ -5,6 +5,7 @@ use std::{cell::Cell, process, rc::Rc, time::Duration};
 use actix::Actor;
 use actix_sandbox::Runtime;
 use indicatif::ProgressBar;
+use nix::sys::signal::Signal;
 use tokio::{
     sync::watch,
     task::JoinSet,
@@ -17,13 +18,15 @@ use super::{
     schedule::Schedule,
     session::{self, Common, Fatal, Reconnects, Session, Shared},
 };
-use crate::shared::{self, SAME_WITHIN, Signals};
+use crate::{
+    shared,
+    signals::{SAME_WITHIN, Signals},
+};
 
 /// Why a run ended.
 pub(super) enum Stopped {
     Done,
-    /// A signal stopped the run. Holds the exit status that shells report for the signal.
-    Interrupted(u8),
+    Interrupted(Signal),
     /// No sandbox could be created.
     Unreachable(String),
     /// The server went away during the run.
@@ -104,7 +107,7 @@ impl Load<'_> {
             }
             tokio::select! {
                 biased;
-                status = signals.next_status() => self.interrupt(status),
+                signal = signals.next() => self.interrupt(signal),
                 Some(done) = self.running.join_next() => match done {
                     Ok(session) => self.take(session),
                     Err(error) => self.stop(Stopped::ServerLost(format!("a task of the benchmark failed: {error}"))),
@@ -125,13 +128,13 @@ impl Load<'_> {
 
     /// The first signal stops the run and kills its sandboxes. A second one, after [`SAME_WITHIN`],
     /// exits at once.
-    fn interrupt(&mut self, status: u8) {
+    fn interrupt(&mut self, signal: Signal) {
         let first = *self.interrupted.get_or_insert_with(Instant::now);
         if first.elapsed() > SAME_WITHIN {
             shared::say("ended at once by a second signal; no results were written");
-            process::exit(i32::from(status));
+            process::exit(128 + signal as i32);
         }
-        self.stop(Stopped::Interrupted(status));
+        self.stop(Stopped::Interrupted(signal));
     }
 
     fn stop(&mut self, why: Stopped) {

@@ -26,8 +26,9 @@ pub(crate) use arguments::Bench;
 use std::{io::IsTerminal, process::ExitCode, time::Duration};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use nix::sys::signal::Signal;
 
-use crate::shared::{self, Signals};
+use crate::{shared, signals::Signals};
 use arguments::BenchCommand;
 use condition::Condition;
 use load::Stopped;
@@ -52,9 +53,9 @@ async fn bench(plan: Plan, outputs: Outputs) -> Result<ExitCode, String> {
     let mut signals = Signals::new().map_err(|error| format!("cannot handle signals: {error}"))?;
     let mut service = tokio::select! {
         service = Service::start(&plan) => service?,
-        status = signals.next_status() => {
+        signal = signals.next() => {
             shared::say("interrupted before the first sandbox; nothing was measured");
-            return Ok(ExitCode::from(status));
+            return Ok(interrupted_by(signal));
         }
     };
     let bar = progress(&plan, outputs.quiet);
@@ -84,15 +85,20 @@ fn finish(
             report.outcome()
         )),
         Stopped::Done => check(plan, report, measured),
-        Stopped::Interrupted(status) => {
+        Stopped::Interrupted(signal) => {
             shared::say("interrupted; the results up to then are listed above");
-            Ok(ExitCode::from(*status))
+            Ok(interrupted_by(*signal))
         }
         Stopped::Unreachable(why) => Err(format!("no sandbox could be created: {why}")),
         Stopped::ServerLost(why) => Err(format!(
             "the server is gone: {why}; the results up to then are listed above"
         )),
     }
+}
+
+/// The exit status that shells report for a program that this signal ended.
+fn interrupted_by(signal: Signal) -> ExitCode {
+    ExitCode::from(128 + signal as u8)
 }
 
 /// Reports the conditions of `--fail-if` that hold, and failures that none of them allows.

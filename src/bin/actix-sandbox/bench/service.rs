@@ -10,7 +10,7 @@ use actix_sandbox::{
 use serde::Serialize;
 
 use super::plan::{Plan, Target};
-use crate::shared;
+use crate::{service::shown, shared};
 
 /// A service, and the local server in this process if it is one.
 pub(super) struct Service {
@@ -91,14 +91,5 @@ async fn start(plan: &Plan, backend: &Backend, warm: usize) -> Result<LocalServe
 async fn fill(server: &LocalServer, warm: usize) {
     while server.warm_count().is_some_and(|ready| ready < warm) {
         tokio::time::sleep(LOOK_EVERY).await;
-    }
-}
-
-/// Returns the URL without its path, which may be a secret.
-fn shown(url: &str) -> String {
-    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
-    match rest.split_once('/') {
-        Some((authority, path)) if !path.is_empty() => format!("{scheme}://{authority}/…"),
-        _ => url.to_owned(),
     }
 }

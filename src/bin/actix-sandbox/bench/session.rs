@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{heard::Heard, phase::Phase, plan::Plan, schedule::Arrival};
-use crate::shared;
+use crate::service;
 
 /// Why a step failed.
 #[derive(Debug)]
@@ -279,7 +279,7 @@ impl Failure {
         Self {
             phase,
             kind: error.kind().to_string(),
-            text: shared::failed(error),
+            text: service::failed(error),
             is_fatal,
         }
     }

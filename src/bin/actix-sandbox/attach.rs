@@ -1,0 +1,74 @@
+//! `actix-sandbox attach`: resumes a process, restores a sandbox, or adds one to those of this user.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::Args;
+
+use crate::{
+    attached,
+    failure::{COMMAND_FAILED, Failure},
+    kept::Kept,
+    known, output, process, runtime,
+    service::ServiceArguments,
+    session::record,
+    shared,
+    signals::Signals,
+};
+
+const STATUS: &str = "Exit status with a process: that of the process, or 128 and the number of the \
+    signal that ended it; 125 if this command failed; 2 for wrong arguments. Ctrl-C interrupts the \
+    process. After SIGTERM, the process goes on.";
+
+#[derive(Args)]
+#[command(after_help = STATUS)]
+pub(crate) struct Attach {
+    /// Id of the sandbox, or an unambiguous prefix of the id of one of your sandboxes. A sandbox
+    /// that was checkpointed is restored.
+    id: String,
+
+    /// Id of a process in it, or an unambiguous prefix: copies standard input to the process, and
+    /// its output to this command, from where the last reader stopped.
+    process: Option<String>,
+
+    /// File with the token of a sandbox that another program has created: adds the sandbox to those
+    /// of this user.
+    #[arg(long, value_name = "FILE")]
+    sandbox_token_file: Option<PathBuf>,
+
+    #[command(flatten)]
+    service: ServiceArguments,
+}
+
+impl Attach {
+    pub(crate) fn run(self) -> Result<ExitCode, Failure> {
+        let done = runtime::run(|signals| self.start(signals));
+        done.map_err(|failure| failure.with_status(COMMAND_FAILED))
+    }
+
+    async fn start(self, mut signals: Signals) -> Result<ExitCode, Failure> {
+        let kept = match &self.sandbox_token_file {
+            Some(file) => Kept {
+                id: self.id.clone(),
+                token: shared::sandbox_token(file)?,
+                service: self.service.require()?,
+                created_ms: 0,
+            },
+            None => known::find(&self.id, &self.service)?,
+        };
+        let sandbox = signals.or(known::attach(&kept)).await?;
+        if self.sandbox_token_file.is_some() {
+            record(&sandbox, &kept.service).await?;
+        }
+        let Some(id) = &self.process else {
+            output::print_line(&format!("{} is running", kept.id))?;
+            return Ok(ExitCode::SUCCESS);
+        };
+        let resumed = async {
+            let reference = process::find(&sandbox, id).await?;
+            Ok(sandbox.attach_process(&reference).await?)
+        };
+        let process = signals.or(resumed).await?;
+        let end = attached::run(&process, &mut signals).await?;
+        Ok(attached::status(&end))
+    }
+}

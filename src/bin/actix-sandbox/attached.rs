@@ -1,0 +1,107 @@
+//! Runs a process in a sandbox with the standard streams of this command.
+
+use std::{pin::pin, process::ExitCode};
+
+use actix_sandbox::{ErrorKind, Process, ProcessEnd, Signal as SandboxSignal};
+use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
+use nix::sys::signal::Signal;
+use tokio::time::Instant;
+
+use crate::{
+    failure::{COMMAND_FAILED, Failure, TIMED_OUT},
+    input, notices, output,
+    shared::say,
+    signals::{SAME_WITHIN, Signals, ended_by},
+};
+
+/// Connects the standard streams to a process until it ends, and returns the exit status. Kills the
+/// process if the command ends earlier.
+pub(crate) async fn run_to_the_end(
+    process: &Process,
+    signals: &mut Signals,
+) -> Result<ExitCode, Failure> {
+    let ended = run(process, signals).await;
+    if ended.is_err() {
+        kill(process, signals).await;
+    }
+    ended.map(|end| status(&end))
+}
+
+/// Kills a process before the command fails for another reason.
+pub(crate) async fn kill(process: &Process, signals: &mut Signals) {
+    match signals.clean_up(process.kill()).await {
+        Some(Ok(())) => {}
+        Some(Err(error)) if error.kind() == ErrorKind::ProcessEnded => {}
+        Some(Err(error)) => say(format_args!("the process may still run: {error}")),
+        None => say("the process may still run, because the service did not confirm the kill"),
+    }
+}
+
+/// Connects the standard streams to a process until it ends. SIGINT goes to the process group of
+/// the process. A SIGINT that comes more than two seconds after the first, and other signals, end
+/// the command.
+pub(crate) async fn run(process: &Process, signals: &mut Signals) -> Result<ProcessEnd, Failure> {
+    let ended = async {
+        output::copy_outputs(process.stdout(), process.stderr()).await?;
+        Ok(process.wait().await?)
+    };
+    let mut ended = pin!(ended);
+    let mut input = pin!(input::copy_to(process).fuse());
+    let mut notices = pin!(notices::report(process.sandbox(), "").fuse());
+    // A signal waits for a lost connection, so it must not hold up what follows.
+    let mut interrupts = FuturesUnordered::new();
+    let mut first = None;
+    loop {
+        tokio::select! {
+            ended = &mut ended => return ended,
+            () = &mut input => {}
+            () = &mut notices => {}
+            Some(sent) = interrupts.next() => sent?,
+            signal = signals.next() => {
+                let first = *first.get_or_insert_with(Instant::now);
+                if signal != Signal::SIGINT || first.elapsed() > SAME_WITHIN {
+                    return Err(ended_by(signal));
+                }
+                interrupts.push(interrupt(process));
+            }
+        }
+    }
+}
+
+/// Sends SIGINT to the process group. Under protocol v1, which has no signals, kills the process.
+async fn interrupt(process: &Process) -> Result<(), Failure> {
+    let mut sent = process.signal_group(SandboxSignal::INT).await;
+    if matches!(&sent, Err(error) if error.kind() == ErrorKind::Unsupported) {
+        sent = process.kill().await;
+    }
+    match sent {
+        Err(error) if error.kind() != ErrorKind::ProcessEnded => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// The exit status of the command after a process: that of the process, as a shell reports it.
+pub(crate) fn status(end: &ProcessEnd) -> ExitCode {
+    match end {
+        // A shell, too, sees the lowest eight bits alone.
+        ProcessEnd::Exited(code) => ExitCode::from(code.to_le_bytes()[0]),
+        ProcessEnd::Signaled(signal) => {
+            ExitCode::from(u8::try_from(*signal).map_or(u8::MAX, |signal| signal | 128))
+        }
+        ProcessEnd::TimedOut => {
+            say("the code ran longer than `--timeout` and was killed");
+            ExitCode::from(TIMED_OUT)
+        }
+        ProcessEnd::Unknown => {
+            say(
+                "the service speaks protocol v1, which doesn't report the exit status; `--lift` \
+                 reports it",
+            );
+            ExitCode::SUCCESS
+        }
+        end => {
+            say(format_args!("the code did not end by itself: {end}"));
+            ExitCode::from(COMMAND_FAILED)
+        }
+    }
+}

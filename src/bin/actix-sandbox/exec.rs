@@ -1,0 +1,97 @@
+//! `actix-sandbox exec`: runs a program in a sandbox.
+
+use std::{process::ExitCode, time::Duration};
+
+use actix_sandbox::{Command, Language, Sandbox};
+use clap::Args;
+
+use crate::{
+    attached,
+    failure::{COMMAND_FAILED, Failure},
+    known::KnownSandbox,
+    output, runtime,
+    shared::{Assignment, assignment, duration},
+    signals::Signals,
+};
+
+const STATUS: &str = "Exit status: that of the program, or 128 and the number of the signal that \
+    ended it; 124 after --timeout; 125 if this command failed; 2 for wrong arguments. Ctrl-C \
+    interrupts the program; after more than two seconds, a second Ctrl-C kills it.";
+
+#[derive(Args)]
+#[command(after_help = STATUS)]
+pub(crate) struct Exec {
+    #[command(flatten)]
+    sandbox: KnownSandbox,
+
+    /// Program and its arguments.
+    #[arg(
+        required_unless_present = "code",
+        trailing_var_arg = true,
+        value_name = "PROGRAM"
+    )]
+    program: Vec<String>,
+
+    /// Runs this code instead of a program. The words after it are its arguments.
+    #[arg(short = 'c', long, value_name = "CODE", allow_hyphen_values = true)]
+    code: Option<String>,
+
+    /// Language of the code: python or bash.
+    #[arg(long, value_name = "NAME", default_value = "python", requires = "code")]
+    language: String,
+
+    /// Starts the program, prints the id of its process and ends. `attach` shows its output.
+    #[arg(short, long)]
+    detach: bool,
+
+    /// Working directory of the program [default: the home directory of the sandbox].
+    #[arg(long, value_name = "DIRECTORY")]
+    cwd: Option<String>,
+
+    /// Sets an environment variable of the program. NAME alone takes the value from the environment
+    /// of this command. May be given more than once.
+    #[arg(long, value_name = "NAME[=VALUE]", value_parser = assignment)]
+    env: Vec<Assignment>,
+
+    /// Kills the program after this time, for example 30s.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    timeout: Option<Duration>,
+}
+
+impl Exec {
+    pub(crate) fn run(self) -> Result<ExitCode, Failure> {
+        let done = runtime::run(|signals| self.start(signals));
+        done.map_err(|failure| failure.with_status(COMMAND_FAILED))
+    }
+
+    async fn start(self, mut signals: Signals) -> Result<ExitCode, Failure> {
+        let started = async {
+            let sandbox = self.sandbox.attach().await?;
+            Ok(self.command(&sandbox).spawn().await?)
+        };
+        let process = signals.or(started).await?;
+        if self.detach {
+            let reference = process.to_ref().await?;
+            output::print_line(reference.exec_id())?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        attached::run_to_the_end(&process, &mut signals).await
+    }
+
+    fn command(&self, sandbox: &Sandbox) -> Command {
+        let mut words = self.program.iter().cloned();
+        let command = match &self.code {
+            Some(code) => sandbox.command(Language::from(self.language.clone()), code),
+            // clap requires a word.
+            None => sandbox.program(words.next().unwrap_or_default()),
+        };
+        let mut command = command.args(words).envs(self.env.iter().cloned());
+        if let Some(directory) = &self.cwd {
+            command = command.cwd(directory);
+        }
+        if let Some(timeout) = self.timeout {
+            command = command.timeout(timeout);
+        }
+        command
+    }
+}

@@ -1,0 +1,92 @@
+//! [`Failure`]: why a command failed, and its exit status.
+
+use std::{fmt::Display, io, process::ExitCode};
+
+use actix_sandbox::{Error, server::ServerError};
+
+use crate::{
+    service,
+    shared::{self, say},
+};
+
+/// The status of a command that failed.
+pub(crate) const FAILED: u8 = 1;
+/// The status of `run`, `shell`, `exec` and `attach` if the command itself failed, so that it
+/// differs from the statuses of most programs. `docker run` uses the same.
+pub(crate) const COMMAND_FAILED: u8 = 125;
+/// The status after a timeout, as with `timeout` of the GNU coreutils.
+pub(crate) const TIMED_OUT: u8 = 124;
+/// The status that a shell reports for a program that SIGPIPE ended.
+const CLOSED_PIPE: u8 = 128 + 13;
+
+/// Why a command failed.
+pub(crate) struct Failure {
+    status: u8,
+    /// One sentence. `None` if there is nothing to say.
+    reason: Option<String>,
+}
+
+impl Failure {
+    pub(crate) fn new(status: u8, reason: impl Display) -> Self {
+        Self {
+            status,
+            reason: Some(reason.to_string()),
+        }
+    }
+
+    /// A failure without a message: the user knows the reason.
+    pub(crate) fn quiet(status: u8) -> Self {
+        Self {
+            status,
+            reason: None,
+        }
+    }
+
+    /// A failed write to this stream. A closed pipe, as in `… | head -1`, ends the command quietly.
+    pub(crate) fn output(stream: &str, error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::quiet(CLOSED_PIPE),
+            _ => Self::new(FAILED, format!("cannot write to {stream}: {error}")),
+        }
+    }
+
+    /// Replaces the status [`FAILED`] by this one.
+    pub(crate) fn with_status(mut self, status: u8) -> Self {
+        if self.status == FAILED {
+            self.status = status;
+        }
+        self
+    }
+
+    /// Prints the reason and returns the exit code.
+    pub(crate) fn report(self) -> ExitCode {
+        if let Some(reason) = self.reason {
+            say(reason);
+        }
+        ExitCode::from(self.status)
+    }
+}
+
+impl From<String> for Failure {
+    fn from(reason: String) -> Self {
+        Self::new(FAILED, reason)
+    }
+}
+
+impl From<&str> for Failure {
+    fn from(reason: &str) -> Self {
+        Self::new(FAILED, reason)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::new(FAILED, service::failed(&error))
+    }
+}
+
+impl From<ServerError> for Failure {
+    fn from(error: ServerError) -> Self {
+        Self::new(FAILED, shared::not_started(&error))
+    }
+}

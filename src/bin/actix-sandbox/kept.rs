@@ -1,0 +1,216 @@
+//! The sandboxes of this user: their ids, tokens and services, in a file in the user's state
+//! directory. So a later command can use or kill a sandbox, even if the command that created it was
+//! killed.
+
+use std::{
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, Read, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use actix_sandbox::{Sandbox, SandboxId};
+use etcetera::BaseStrategy;
+use nix::unistd::geteuid;
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep};
+
+use crate::{config, service::Service};
+
+/// Maximum number of sandboxes in the file.
+const MAX_KEPT: usize = 10_000;
+/// Maximum size of the file, in bytes.
+const MAX_BYTES: u64 = 16 * 1024 * 1024;
+/// How long to wait for another command that changes the file.
+const LOCK_WITHIN: Duration = Duration::from_secs(10);
+/// How often to try to lock the file.
+const TRY_EVERY: Duration = Duration::from_millis(10);
+
+/// A sandbox of this user.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct Kept {
+    pub(crate) id: String,
+    /// The token of the sandbox: a secret.
+    pub(crate) token: String,
+    pub(crate) service: Service,
+    /// When it was recorded, in milliseconds since 1970-01-01 UTC.
+    pub(crate) created_ms: u64,
+}
+
+impl Kept {
+    pub(crate) fn new(sandbox: &Sandbox, service: &Service) -> Self {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let now = now.unwrap_or_default().as_millis();
+        Self {
+            id: sandbox.sandbox_id().as_str().to_owned(),
+            token: sandbox.sandbox_token().expose_secret().to_owned(),
+            service: service.clone(),
+            created_ms: u64::try_from(now).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// Whether this is the sandbox with this id on this service.
+    fn is(&self, id: &SandboxId, service: &Service) -> bool {
+        self.id == id.as_str() && self.service.url == service.url
+    }
+}
+
+#[derive(Default, Serialize, Deserialize)]
+struct Content {
+    sandboxes: Vec<Kept>,
+}
+
+/// The file with the sandboxes of this user.
+pub(crate) struct KeptSandboxes(PathBuf);
+
+impl KeptSandboxes {
+    /// By default `~/.local/state/actix-sandbox/sandboxes.json`.
+    pub(crate) fn open() -> Result<Self, String> {
+        let directories = etcetera::choose_base_strategy()
+            .map_err(|error| format!("cannot find the user's state directory: {error}"))?;
+        let state = directories.state_dir().unwrap_or(directories.data_dir());
+        let directory = state.join(config::DIRECTORY);
+        Ok(Self(directory.join("sandboxes.json")))
+    }
+
+    /// All of them, the oldest first.
+    pub(crate) fn all(&self) -> Result<Vec<Kept>, String> {
+        Ok(self.read()?.sandboxes)
+    }
+
+    /// Adds a sandbox, or replaces the one with its id.
+    pub(crate) async fn add(&self, kept: Kept) -> Result<(), String> {
+        self.change(|all| {
+            all.retain(|other| !other.is(&SandboxId::from(kept.id.clone()), &kept.service));
+            if all.len() >= MAX_KEPT {
+                return Err(format!(
+                    "it already has {MAX_KEPT} sandboxes: remove some with `actix-sandbox kill --all --mine`"
+                ));
+            }
+            all.push(kept);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Removes a sandbox, if it is there.
+    pub(crate) async fn remove(&self, id: &SandboxId, service: &Service) -> Result<(), String> {
+        self.change(|all| {
+            all.retain(|kept| !kept.is(id, service));
+            Ok(())
+        })
+        .await
+    }
+
+    /// Finds the sandbox whose id is `id` or starts with it, with or without the prefix `sandbox-`.
+    pub(crate) fn find(&self, id: &str, service: Option<&Service>) -> Result<Kept, String> {
+        let mut all = self.all()?;
+        if let Some(service) = service {
+            all.retain(|kept| kept.service.url == service.url);
+        }
+        let is_exact = |kept: &&Kept| kept.id == id;
+        let starts = |kept: &&Kept| {
+            let short = kept.id.strip_prefix("sandbox-").unwrap_or(&kept.id);
+            !id.is_empty() && (kept.id.starts_with(id) || short.starts_with(id))
+        };
+        let exact: Vec<_> = all.iter().filter(is_exact).collect();
+        let found = match exact.is_empty() {
+            true => all.iter().filter(starts).collect(),
+            false => exact,
+        };
+        match &found[..] {
+            [one] => Ok((*one).clone()),
+            [] => Err(format!(
+                "no sandbox of this user has the id `{}`: `actix-sandbox list --mine` shows them; \
+                 `actix-sandbox attach --sandbox-token-file` adds another one",
+                id.escape_debug()
+            )),
+            [first, second, ..] => Err(format!(
+                "`{}` is ambiguous: {} sandboxes start with it, for example {} on {} and {} on {}",
+                id.escape_debug(),
+                found.len(),
+                first.id,
+                first.service.shown(),
+                second.id,
+                second.service.shown()
+            )),
+        }
+    }
+
+    fn read(&self) -> Result<Content, String> {
+        let cannot = |reason: String| format!("cannot read {}: {reason}", self.0.display());
+        let mut options = OpenOptions::new();
+        let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
+        let file = match options.read(true).custom_flags(flags).open(&self.0) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Content::default()),
+            Err(error) => return Err(cannot(error.to_string())),
+        };
+        let meta = file.metadata().map_err(|error| cannot(error.to_string()))?;
+        if !meta.is_file() || meta.uid() != geteuid().as_raw() || meta.mode() & 0o077 != 0 {
+            return Err(cannot(format!(
+                "it must be a file of this user with the mode 0600, and its mode is {:04o}",
+                meta.mode() & 0o7777
+            )));
+        }
+        let mut text = String::new();
+        let read = file.take(MAX_BYTES).read_to_string(&mut text);
+        read.map_err(|error| cannot(error.to_string()))?;
+        serde_json::from_str(&text).map_err(|error| {
+            cannot(format!(
+                "{error}; remove the file to forget the sandboxes in it"
+            ))
+        })
+    }
+
+    /// Changes the file atomically, one command at a time.
+    async fn change(
+        &self,
+        edit: impl FnOnce(&mut Vec<Kept>) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let cannot = |error: io::Error| format!("cannot write to {}: {error}", self.0.display());
+        let directory = self.0.parent().unwrap_or(Path::new("/"));
+        let mut builder = fs::DirBuilder::new();
+        builder.recursive(true).mode(0o700);
+        builder.create(directory).map_err(cannot)?;
+        let _lock = lock(&directory.join("lock")).await.map_err(cannot)?;
+        let mut content = self.read()?;
+        let before = content.sandboxes.len();
+        edit(&mut content.sandboxes)
+            .map_err(|reason| format!("cannot write to {}: {reason}", self.0.display()))?;
+        if before == 0 && content.sandboxes.is_empty() {
+            return Ok(());
+        }
+        // A temporary file has the mode 0600. Without a name in place, a full disk leaves the old
+        // file as it is.
+        let mut file = tempfile::NamedTempFile::new_in(directory).map_err(cannot)?;
+        let json = serde_json::to_vec_pretty(&content).map_err(|error| cannot(error.into()))?;
+        file.write_all(&json).map_err(cannot)?;
+        file.persist(&self.0).map_err(|error| cannot(error.error))?;
+        Ok(())
+    }
+}
+
+/// Locks this file until the returned one is dropped.
+async fn lock(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(0o600);
+    let file = options.custom_flags(nix::libc::O_NOFOLLOW).open(path)?;
+    let deadline = Instant::now() + LOCK_WITHIN;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::Error(error)) => return Err(error),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                sleep(TRY_EVERY).await;
+            }
+            Err(TryLockError::WouldBlock) => {
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "another command has locked it for too long",
+                ));
+            }
+        }
+    }
+}

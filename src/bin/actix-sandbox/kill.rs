@@ -1,0 +1,128 @@
+//! `actix-sandbox kill`: ends sandboxes, or a process in one.
+
+use std::process::ExitCode;
+
+use actix_sandbox::{ErrorKind, Signal};
+use clap::Args;
+use futures::{StreamExt, stream};
+
+use crate::{
+    failure::Failure,
+    kept::{Kept, KeptSandboxes},
+    known, output, process, runtime,
+    service::{self, ServiceArguments},
+    session::forget,
+};
+
+/// How many sandboxes are killed concurrently.
+const AT_ONCE: usize = 16;
+
+#[derive(Args)]
+pub(crate) struct Kill {
+    /// Ids of the sandboxes, or unambiguous prefixes of them.
+    #[arg(required_unless_present = "all")]
+    ids: Vec<String>,
+
+    /// Kills all sandboxes of this user, on every service or on that of --url. Needs --mine, because
+    /// the sandboxes of other users have other tokens.
+    #[arg(long, requires = "mine", conflicts_with = "ids")]
+    all: bool,
+
+    /// The sandboxes that `list --mine` shows.
+    #[arg(long, requires = "all")]
+    mine: bool,
+
+    /// Kills only this process in the sandbox: its id, or an unambiguous prefix, as `top` shows it.
+    #[arg(long, value_name = "PROCESS", conflicts_with = "all")]
+    process: Option<String>,
+
+    /// Sends this signal to the process instead, for example TERM or 15.
+    #[arg(long, value_name = "SIGNAL", requires = "process")]
+    signal: Option<Signal>,
+
+    /// Forgets the sandboxes that can't be killed, for example because their server is gone.
+    #[arg(long, conflicts_with = "process")]
+    forget: bool,
+
+    #[command(flatten)]
+    service: ServiceArguments,
+}
+
+impl Kill {
+    pub(crate) fn run(self) -> Result<ExitCode, Failure> {
+        runtime::run(|mut signals| async move { signals.or(self.kill()).await })
+    }
+
+    async fn kill(self) -> Result<ExitCode, Failure> {
+        let kept = match self.all {
+            true => self.mine()?,
+            false => self
+                .ids
+                .iter()
+                .map(|id| known::find(id, &self.service))
+                .collect::<Result<_, _>>()?,
+        };
+        if let Some(id) = &self.process {
+            let [kept] = &kept[..] else {
+                return Err("`--process` needs one sandbox".into());
+            };
+            let sandbox = known::attach(kept).await?;
+            let process = process::find(&sandbox, id).await?;
+            let process = sandbox.attach_process(&process).await?;
+            match self.signal {
+                Some(signal) => process.signal(signal).await?,
+                None => process.kill().await?,
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
+        let mut failures = 0;
+        let kills = kept.iter().map(|kept| self.end(kept));
+        let mut kills = stream::iter(kills).buffered(AT_ONCE);
+        while let Some(killed) = kills.next().await {
+            match killed {
+                Ok(said) => output::print_line(&said)?,
+                Err(failure) => {
+                    failure.report();
+                    failures += 1;
+                }
+            }
+        }
+        match failures {
+            0 => Ok(ExitCode::SUCCESS),
+            _ => Err(format!("{failures} of {} sandboxes may still run", kept.len()).into()),
+        }
+    }
+
+    /// Kills a sandbox and forgets it. Returns what happened.
+    async fn end(&self, kept: &Kept) -> Result<String, Failure> {
+        let id = &kept.id;
+        let killed = match known::try_attach(kept).await? {
+            Ok(sandbox) => sandbox.kill().await,
+            Err(error) => Err(error),
+        };
+        let said = match killed {
+            Ok(()) => format!("killed {id}"),
+            Err(error) if error.kind() == ErrorKind::NotFound => format!("{id} was already gone"),
+            Err(error) if self.forget => format!("forgot {id}: {}", service::failed(&error)),
+            Err(error) => return Err(known::describe(kept, &error)),
+        };
+        forget(&id.as_str().into(), &kept.service).await?;
+        Ok(said)
+    }
+
+    fn mine(&self) -> Result<Vec<Kept>, Failure> {
+        let only = match self.service.names_url() {
+            true => self.service.find()?,
+            false => None,
+        };
+        let mut kept = KeptSandboxes::open()?.all()?;
+        if let Some(only) = only {
+            kept.retain(|it| it.service.url == only.url);
+        }
+        let adjusted = kept.into_iter().map(|mut it| {
+            it.service = self.service.adjust(it.service)?;
+            Ok(it)
+        });
+        adjusted.collect()
+    }
+}

@@ -1,0 +1,97 @@
+//! The sandbox that an argument names, among those of this user.
+
+use std::time::Duration;
+
+use actix_sandbox::{Error, ErrorKind, Sandbox};
+use clap::Args;
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    failure::Failure,
+    kept::{Kept, KeptSandboxes},
+    service::{self, Service, ServiceArguments},
+    session::forget,
+};
+
+/// How long to retry while the server still treats an earlier command as attached.
+const FREE_WITHIN: Duration = Duration::from_secs(3);
+/// How often to retry.
+const RETRY_EVERY: Duration = Duration::from_millis(100);
+
+#[derive(Args, Clone)]
+pub(crate) struct KnownSandbox {
+    /// Id of the sandbox, or an unambiguous prefix of it, with or without `sandbox-`.
+    id: String,
+
+    #[command(flatten)]
+    service: ServiceArguments,
+}
+
+impl KnownSandbox {
+    /// Attaches to the sandbox.
+    pub(crate) async fn attach(&self) -> Result<Sandbox, Failure> {
+        attach(&self.find()?).await
+    }
+
+    /// Finds the sandbox among those of this user. `--url` limits them to those of a service.
+    pub(crate) fn find(&self) -> Result<Kept, Failure> {
+        find(&self.id, &self.service)
+    }
+}
+
+/// Finds a sandbox of this user by its id or a prefix of it.
+pub(crate) fn find(id: &str, arguments: &ServiceArguments) -> Result<Kept, Failure> {
+    let service = match arguments.names_url() {
+        true => arguments.find()?,
+        false => None,
+    };
+    let mut kept = KeptSandboxes::open()?.find(id, service.as_ref())?;
+    kept.service = arguments.adjust(kept.service)?;
+    Ok(kept)
+}
+
+/// Attaches to a sandbox of this user. Forgets it if it no longer exists.
+pub(crate) async fn attach(kept: &Kept) -> Result<Sandbox, Failure> {
+    let error = match try_attach(kept).await? {
+        Ok(sandbox) => return Ok(sandbox),
+        Err(error) => error,
+    };
+    if error.kind() != ErrorKind::NotFound {
+        return Err(describe(kept, &error));
+    }
+    forget(&kept.id.as_str().into(), &kept.service).await?;
+    Err(format!(
+        "{} no longer exists on {}: it was killed, or ended after its idle timeout",
+        kept.id,
+        kept.service.shown()
+    )
+    .into())
+}
+
+/// Attaches to a sandbox of this user. Waits a little while another client is attached.
+pub(crate) async fn try_attach(kept: &Kept) -> Result<Result<Sandbox, Error>, Failure> {
+    let deadline = Instant::now() + FREE_WITHIN;
+    loop {
+        let Service { url, .. } = &kept.service;
+        let builder = Sandbox::attach(url, kept.id.as_str(), kept.token.as_str());
+        match kept.service.configure(builder)?.await {
+            Err(error) if error.kind() == ErrorKind::InUse && Instant::now() < deadline => {
+                sleep(RETRY_EVERY).await;
+            }
+            attached => return Ok(attached),
+        }
+    }
+}
+
+/// Why a sandbox could not be used.
+pub(crate) fn describe(kept: &Kept, error: &Error) -> Failure {
+    match error.kind() {
+        ErrorKind::InUse => format!(
+            "{} is in use: only one command or program can be attached to a sandbox at a time; end \
+             the other one first",
+            kept.id
+        ),
+        _ => format!("cannot use {}: {}", kept.id, service::failed(error)),
+    }
+    .into()
+}

@@ -1,0 +1,177 @@
+//! `actix-sandbox list`: the sandboxes of a service, or those of this user.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    process::ExitCode,
+};
+
+use actix_sandbox::{ListedState, SandboxInfo};
+use clap::Args;
+use serde::Serialize;
+
+use crate::{
+    failure::Failure,
+    kept::{Kept, KeptSandboxes},
+    output::{self, Format},
+    runtime,
+    service::{Service, ServiceArguments},
+    shared::{Assignment, label},
+    usage::age,
+};
+
+#[derive(Args)]
+pub(crate) struct List {
+    /// Lists the sandboxes of this user, on every service: those that `create` and `--keep` have
+    /// created, and those of `run` and `shell` that still run or were left behind.
+    #[arg(long)]
+    mine: bool,
+
+    /// Lists only sandboxes with this label. May be given more than once: a sandbox must then have
+    /// all of them.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
+    label: Vec<Assignment>,
+
+    /// Format of the output: a table, or a JSON array.
+    #[arg(long, value_enum, default_value = "text")]
+    output: Format,
+
+    #[command(flatten)]
+    service: ServiceArguments,
+}
+
+/// A line of the list.
+#[derive(Serialize)]
+struct Listed {
+    id: String,
+    /// `None` if the service doesn't tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<ListedState>,
+    created_ms: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ends_at_ms: Option<u64>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    labels: BTreeMap<String, String>,
+    service: String,
+}
+
+impl List {
+    pub(crate) fn run(self) -> Result<ExitCode, Failure> {
+        runtime::run(|mut signals| async move { signals.or(self.list()).await })
+    }
+
+    async fn list(self) -> Result<ExitCode, Failure> {
+        let listed = match self.mine {
+            true => self.mine().await?,
+            false => {
+                let service = self.service.require()?;
+                let all = self.of(&service).await?;
+                all.into_iter()
+                    .map(|it| Listed::new(it, &service))
+                    .collect()
+            }
+        };
+        match self.output {
+            Format::Json => output::print_json(&listed)?,
+            Format::Text => output::print(&table(&listed))?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// The sandboxes of a service with the labels.
+    async fn of(&self, service: &Service) -> Result<Vec<SandboxInfo>, Failure> {
+        let mut list = service.list()?;
+        for (key, value) in &self.label {
+            list = list.label(key, value);
+        }
+        Ok(list.await?)
+    }
+
+    /// The sandboxes of this user, with what their services say about them.
+    async fn mine(&self) -> Result<Vec<Listed>, Failure> {
+        let only = match self.service.names_url() {
+            true => self.service.find()?,
+            false => None,
+        };
+        let mut kept = KeptSandboxes::open()?.all()?;
+        if let Some(only) = only {
+            kept.retain(|it| it.service.url == only.url);
+        }
+        // The services are asked one after the other: most users have one or two.
+        let mut answers: HashMap<String, Option<HashMap<String, SandboxInfo>>> = HashMap::new();
+        let mut listed = Vec::new();
+        for kept in kept {
+            let service = self.service.adjust(kept.service.clone())?;
+            if !answers.contains_key(&service.url) {
+                let all = self.of(&service).await.ok();
+                let by_id = |all: Vec<SandboxInfo>| {
+                    let pairs = all.into_iter().map(|it| (it.id.as_str().to_owned(), it));
+                    pairs.collect()
+                };
+                answers.insert(service.url.clone(), all.map(by_id));
+            }
+            let answer = answers.get_mut(&service.url).and_then(Option::as_mut);
+            match answer.map(|all| all.remove(&kept.id)) {
+                Some(Some(info)) => listed.push(Listed::new(info, &service)),
+                // It is over, or it lacks the labels, or it is checkpointed.
+                Some(None) if !self.label.is_empty() => {}
+                _ => listed.push(Listed::unknown(kept, &service)),
+            }
+        }
+        Ok(listed)
+    }
+}
+
+impl Listed {
+    fn new(info: SandboxInfo, service: &Service) -> Self {
+        Self {
+            id: info.id.as_str().to_owned(),
+            state: Some(info.state),
+            created_ms: info.created_ms,
+            ends_at_ms: info.ends_at_ms,
+            labels: info.labels,
+            service: service.shown(),
+        }
+    }
+
+    /// A sandbox that its service doesn't list.
+    fn unknown(kept: Kept, service: &Service) -> Self {
+        Self {
+            id: kept.id,
+            state: None,
+            created_ms: kept.created_ms,
+            ends_at_ms: None,
+            labels: BTreeMap::new(),
+            service: service.shown(),
+        }
+    }
+}
+
+fn table(listed: &[Listed]) -> String {
+    let heading = ["ID", "STATE", "AGE", "LABELS", "SERVICE"];
+    let mut rows = vec![heading.map(str::to_owned).to_vec()];
+    for it in listed {
+        let labels = it
+            .labels
+            .iter()
+            .map(|(key, value)| format!("{key}={value}"));
+        rows.push(vec![
+            it.id.clone(),
+            state(it.state).to_owned(),
+            age(it.created_ms),
+            labels.collect::<Vec<_>>().join(","),
+            it.service.clone(),
+        ]);
+    }
+    output::table(&rows)
+}
+
+/// The name of a state. A service that can't be reached or that speaks v1 tells none.
+pub(crate) fn state(state: Option<ListedState>) -> &'static str {
+    match state {
+        Some(ListedState::Starting) => "starting",
+        Some(ListedState::Attached) => "attached",
+        Some(ListedState::Detached) => "detached",
+        Some(ListedState::Ending) => "ending",
+        _ => "unknown",
+    }
+}

@@ -1,0 +1,103 @@
+//! The signals that end a command.
+
+use std::{
+    fs,
+    future::{Future, poll_fn},
+    io,
+    task::Poll,
+    time::Duration,
+};
+
+use futures::FutureExt;
+use nix::sys::signal::Signal;
+use tokio::{
+    signal::unix::{self, SignalKind},
+    time::{sleep, timeout},
+};
+
+use crate::failure::Failure;
+
+/// A second signal within this time after the first is ignored: `timeout` and cargo send two at
+/// once.
+pub(crate) const SAME_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long a command may take to clean up.
+const CLEAN_UP_WITHIN: Duration = Duration::from_secs(15);
+
+/// SIGINT, SIGTERM and SIGHUP. Those that were ignored when the command started stay ignored, as
+/// `nohup` and shells without job control want it.
+pub(crate) struct Signals(Vec<(Signal, unix::Signal)>);
+
+impl Signals {
+    pub(crate) fn new() -> io::Result<Self> {
+        let ignored = ignored();
+        let all = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
+        let listen = |signal| {
+            let listener = unix::signal(SignalKind::from_raw(signal as i32))?;
+            Ok((signal, listener))
+        };
+        let heeded = all.into_iter().filter(|it| !ignored.contains(it));
+        Ok(Self(heeded.map(listen).collect::<io::Result<_>>()?))
+    }
+
+    /// Waits for a signal.
+    pub(crate) async fn next(&mut self) -> Signal {
+        poll_fn(|context| {
+            for (signal, listener) in &mut self.0 {
+                if listener.poll_recv(context).is_ready() {
+                    return Poll::Ready(*signal);
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Discards the signals that have already arrived.
+    pub(crate) fn forget(&mut self) {
+        while self.next().now_or_never().is_some() {}
+    }
+
+    /// Runs `work`, at most as long as [`CLEAN_UP_WITHIN`], and until a signal arrives after
+    /// [`SAME_WITHIN`]. Returns `None` if `work` was not done.
+    pub(crate) async fn clean_up<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        let impatient = async {
+            sleep(SAME_WITHIN).await;
+            self.forget();
+            self.next().await;
+        };
+        tokio::select! {
+            done = timeout(CLEAN_UP_WITHIN, work) => done.ok(),
+            () = impatient => None,
+        }
+    }
+
+    /// Runs `work` until a signal arrives, and then drops it.
+    pub(crate) async fn or<T>(
+        &mut self,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        tokio::select! {
+            done = work => done,
+            signal = self.next() => Err(ended_by(signal)),
+        }
+    }
+}
+
+/// The failure of a command that a signal ended. Its status is the one that a shell reports.
+pub(crate) fn ended_by(signal: Signal) -> Failure {
+    let status = u8::try_from(signal as i32).map_or(u8::MAX, |number| number | 128);
+    match signal {
+        Signal::SIGINT => Failure::new(status, "interrupted"),
+        other => Failure::new(status, format!("ended by {other}")),
+    }
+}
+
+/// The signals that this process ignores. Empty where the system has no `/proc`.
+fn ignored() -> Vec<Signal> {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|it| it.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|it| u64::from_str_radix(it.trim(), 16).ok());
+    let is_in = |signal: &Signal| mask.unwrap_or(0) & (1 << (*signal as i32 - 1)) != 0;
+    Signal::iterator().filter(is_in).collect()
+}

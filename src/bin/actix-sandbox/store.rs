@@ -1,0 +1,53 @@
+//! `actix-sandbox snapshot` and `actix-sandbox checkpoint`.
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use crate::{failure::Failure, known::KnownSandbox, output, runtime};
+
+#[derive(Args)]
+pub(crate) struct Snapshot {
+    #[command(flatten)]
+    sandbox: KnownSandbox,
+
+    /// Name of the snapshot, for `--snapshot` of `create`, `run` and `shell`.
+    name: String,
+}
+
+impl Snapshot {
+    pub(crate) fn run(self) -> Result<ExitCode, Failure> {
+        runtime::run(|mut signals| async move {
+            let stored = async {
+                let sandbox = self.sandbox.attach().await?;
+                Ok(sandbox.snapshot_filesystem(&self.name).await?)
+            };
+            signals.or(stored).await?;
+            output::print_line(&format!("stored {}", self.name))?;
+            Ok(ExitCode::SUCCESS)
+        })
+    }
+}
+
+#[derive(Args)]
+pub(crate) struct Checkpoint {
+    #[command(flatten)]
+    sandbox: KnownSandbox,
+}
+
+impl Checkpoint {
+    pub(crate) fn run(self) -> Result<ExitCode, Failure> {
+        runtime::run(|mut signals| async move {
+            let stored = async {
+                let sandbox = self.sandbox.attach().await?;
+                sandbox.checkpoint().await?;
+                Ok(sandbox.sandbox_id().clone())
+            };
+            let id = signals.or(stored).await?;
+            output::print_line(&format!(
+                "checkpointed {id}; the next command that uses it restores it"
+            ))?;
+            Ok(ExitCode::SUCCESS)
+        })
+    }
+}
