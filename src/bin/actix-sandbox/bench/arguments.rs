@@ -1,55 +1,58 @@
 //! The arguments of `bench`, and their validation before the run.
 
-use std::{path::PathBuf, time::Duration};
+use std::{env, path::PathBuf, time::Duration};
 
 use actix_sandbox::{BearerToken, Language, server::Backend};
-use clap::Args;
+use clap::{Args, Subcommand};
 
 use super::{
+    compare::Compare,
+    condition::Condition,
     outputs::{Outputs, Place},
+    pace::PaceOptions,
     plan::{Plan, Target},
     session,
 };
 use crate::{
     service,
-    shared::{self, backend},
+    shared::{self, backend, duration, warm},
 };
 
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Bench {
+    #[command(subcommand)]
+    pub(super) command: Option<BenchCommand>,
+
+    #[command(flatten)]
+    pub(super) run: RunOptions,
+}
+
+#[derive(Subcommand)]
+pub(super) enum BenchCommand {
+    /// Compares the results of two runs, which --json wrote.
+    Compare(Compare),
+}
+
+#[derive(Args)]
+pub(super) struct RunOptions {
     /// URL of the service: wss://…, ws://…, https://… or http://…. If the path of the URL is a
-    /// secret, set the variable ACTIX_SANDBOX_URL instead, because every user of this machine can
-    /// read arguments [default: a local server in this process].
-    #[arg(env = "ACTIX_SANDBOX_URL", hide_env = true)]
+    /// secret, set the variable SANDBOX_URL instead, because every user of this machine can read
+    /// arguments [default: a local server in this process].
     url: Option<String>,
 
-    /// Backend of the local server: auto, confined, host, namespace or gvisor [default: auto].
+    /// Backend of the local server: auto, confined, host, namespace or gvisor. The variable
+    /// SANDBOX_URL is then ignored [default: auto].
     #[arg(long, conflicts_with = "url", value_parser = backend)]
     backend: Option<Backend>,
 
-    /// Number of sandboxes to measure [default: 100, or no limit with --duration].
-    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
-    sandboxes: Option<u64>,
+    /// Size of the warm pool of the local server. The run starts when the pool is full. The
+    /// variable SANDBOX_URL is then ignored [default: 0].
+    #[arg(long, value_name = "NUMBER", conflicts_with = "url", value_parser = warm)]
+    warm: Option<usize>,
 
-    /// How long to start and measure sandboxes, for example 30s. The benchmark then waits for the
-    /// sandboxes that still run.
-    #[arg(long, value_name = "TIME", value_parser = some_time)]
-    duration: Option<Duration>,
-
-    /// Maximum number of concurrent sandboxes. Without --rate, this many run all the time: a new
-    /// one starts whenever one ends (a closed loop).
-    #[arg(long, value_name = "NUMBER", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    concurrency: u32,
-
-    /// Number of sandboxes that arrive per second, whether or not earlier ones are done (an open
-    /// loop). If --concurrency makes a sandbox wait, its latencies still count from its arrival, so
-    /// that they show the wait.
-    #[arg(long, value_name = "PER SECOND", value_parser = rate)]
-    rate: Option<f64>,
-
-    /// How long to run sandboxes before measuring starts, for example 5s.
-    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration)]
-    warm_up: Duration,
+    #[command(flatten)]
+    pace: PaceOptions,
 
     /// How many times each sandbox runs the script, in sequence; at most 10000.
     #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=10_000))]
@@ -68,7 +71,7 @@ pub(crate) struct Bench {
     script_file: Option<PathBuf>,
 
     /// Timeout of each step of a sandbox, for example 60s.
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = some_time)]
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
     timeout: Duration,
 
     /// Reconnects lost connections and reports their number. Without this, a lost connection is an
@@ -78,8 +81,16 @@ pub(crate) struct Bench {
 
     /// File with the access token, which is sent as `Authorization: Bearer …`. The default is the
     /// token in the variable ACTIX_SANDBOX_TOKEN.
-    #[arg(long, value_name = "FILE", requires = "url")]
+    #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+
+    /// Fails the run if this holds, for example 'p99(create)>500ms'. On the left: p50, p90, p95,
+    /// p99, p99.9, max, mean or count, with a step in parentheses (create, exec_start,
+    /// first_output, interactive, end, kill, whole); failures, the number of failed steps; or rate,
+    /// the completed sandboxes per second. May be given more than once. By default, any failure
+    /// fails the run; a condition about failures replaces that.
+    #[arg(long, value_name = "EXPRESSION", value_parser = Condition::parse)]
+    fail_if: Vec<Condition>,
 
     /// Writes the results to this file as JSON. With -, the JSON goes to standard output and the
     /// table to standard error.
@@ -95,30 +106,10 @@ pub(crate) struct Bench {
     quiet: bool,
 }
 
-/// Default number of sandboxes to measure.
-const SANDBOXES: u64 = 100;
+/// The variable with the URL of the service.
+const URL: &str = "SANDBOX_URL";
 
-/// Maximum arrivals per second: one per microsecond.
-const MAX_RATE: f64 = 1_000_000.0;
-
-fn rate(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(rate) if rate > 0.0 && rate <= MAX_RATE => Ok(rate),
-        _ => Err(format!(
-            "expected a number above 0 and up to {MAX_RATE}, for example 2.5"
-        )),
-    }
-}
-
-fn some_time(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(Duration::ZERO) => Err("expected a time longer than 0".to_owned()),
-        Ok(time) => Ok(time),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-impl Bench {
+impl RunOptions {
     /// Validates the arguments. Returns the plan and the outputs, or an error before anything runs.
     pub(super) fn plan(self) -> Result<(Plan, Outputs), String> {
         let code = match (self.script, &self.script_file) {
@@ -130,32 +121,39 @@ impl Bench {
                 _ => "echo hello".to_owned(),
             },
         };
-        let token = match self.url {
-            Some(_) => shared::token(self.token_file.as_deref())?.map(BearerToken::new),
-            None => None,
+        let is_local = self.backend.is_some() || self.warm.is_some();
+        let url = match self.url {
+            None if !is_local => from_environment()?,
+            url => url,
         };
-        if let Some(url) = &self.url {
+        let token = match (&url, &self.token_file) {
+            (Some(_), file) => shared::token(file.as_deref())?.map(BearerToken::new),
+            (None, None) => None,
+            (None, Some(_)) => {
+                return Err(format!(
+                    "`--token-file` needs a service: pass its URL, or set the variable {URL}"
+                ));
+            }
+        };
+        if let Some(url) = &url {
             session::check(url, token.as_ref()).map_err(|error| service::failed(&error))?;
         }
         let plan = Plan {
-            target: match self.url {
+            target: match url {
                 Some(url) => Target::Url(url),
-                None => Target::Local(self.backend.unwrap_or(Backend::Auto)),
+                None => Target::Local(
+                    self.backend.unwrap_or(Backend::Auto),
+                    self.warm.unwrap_or(0),
+                ),
             },
             token,
-            sandboxes: match (self.sandboxes, self.duration) {
-                (None, None) => Some(SANDBOXES),
-                (sandboxes, _) => sandboxes,
-            },
-            duration: self.duration,
-            concurrency: usize::try_from(self.concurrency).unwrap_or(usize::MAX),
-            rate: self.rate,
-            warm_up: self.warm_up,
+            pace: self.pace.pace(self.execs)?,
             execs: self.execs,
             language: Language::from(self.language),
             code,
             timeout: self.timeout,
             reconnect: self.reconnect,
+            fail_if: self.fail_if,
         };
         if self.json.is_some() && self.json == self.html {
             return Err("--json and --html name the same file".to_owned());
@@ -166,5 +164,14 @@ impl Bench {
             quiet: self.quiet,
         };
         Ok((plan, outputs))
+    }
+}
+
+/// Returns the URL in the variable. An empty variable counts as unset.
+fn from_environment() -> Result<Option<String>, String> {
+    match env::var(URL) {
+        Ok(url) => Ok(Some(url).filter(|url| !url.is_empty())),
+        Err(env::VarError::NotPresent) => Ok(None),
+        Err(error) => Err(format!("the variable {URL} cannot be used: {error}")),
     }
 }

@@ -5,6 +5,7 @@ use std::{cell::Cell, process, rc::Rc, time::Duration};
 use actix::Actor;
 use actix_sandbox::Runtime;
 use indicatif::ProgressBar;
+use nix::sys::signal::Signal;
 use tokio::{
     sync::watch,
     task::JoinSet,
@@ -12,7 +13,6 @@ use tokio::{
 };
 
 use super::{
-    INTERRUPTED,
     measure::Measured,
     plan::Plan,
     schedule::Schedule,
@@ -26,7 +26,7 @@ use crate::{
 /// Why a run ended.
 pub(super) enum Stopped {
     Done,
-    Interrupted,
+    Interrupted(Signal),
     /// No sandbox could be created.
     Unreachable(String),
     /// The server went away during the run.
@@ -60,10 +60,10 @@ pub(super) async fn run(
     plan: &Plan,
     url: &str,
     bar: &ProgressBar,
+    signals: &mut Signals,
 ) -> Result<(Measured, Stopped), String> {
     let cores = std::thread::available_parallelism().map_or(1, |it| it.get());
     let runtime = Runtime::new(cores.min(8)).map_err(|error| error.to_string())?;
-    let mut signals = Signals::new().map_err(|error| format!("cannot handle signals: {error}"))?;
     let (lost, back) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
     let events = Reconnects {
         lost: lost.clone(),
@@ -71,7 +71,7 @@ pub(super) async fn run(
     };
     let (stop, stopping) = watch::channel(false);
     let start = Instant::now();
-    let schedule = Schedule::new(plan, start);
+    let schedule = Schedule::new(plan.pace, start);
     let load = Load {
         plan,
         bar,
@@ -90,7 +90,7 @@ pub(super) async fn run(
         stopped: None,
         interrupted: None,
     };
-    let (mut measured, stopped) = load.run(&mut signals).await;
+    let (mut measured, stopped) = load.run(signals).await;
     measured.set_reconnects(lost.get(), back.get());
     Ok((measured, stopped))
 }
@@ -100,14 +100,14 @@ impl Load<'_> {
         let mut shown = interval(SHOWN_EVERY);
         shown.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let is_free = self.running.len() < self.plan.concurrency && self.stopped.is_none();
-            let next = self.schedule.next(Instant::now()).filter(|_| is_free);
+            let next = self.schedule.next(Instant::now(), self.running.len());
+            let next = next.filter(|_| self.stopped.is_none());
             if next.is_none() && self.running.is_empty() {
                 break;
             }
             tokio::select! {
                 biased;
-                _ = signals.next() => self.interrupt(),
+                signal = signals.next() => self.interrupt(signal),
                 Some(done) = self.running.join_next() => match done {
                     Ok(session) => self.take(session),
                     Err(error) => self.stop(Stopped::ServerLost(format!("a task of the benchmark failed: {error}"))),
@@ -128,13 +128,13 @@ impl Load<'_> {
 
     /// The first signal stops the run and kills its sandboxes. A second one, after [`SAME_WITHIN`],
     /// exits at once.
-    fn interrupt(&mut self) {
+    fn interrupt(&mut self, signal: Signal) {
         let first = *self.interrupted.get_or_insert_with(Instant::now);
         if first.elapsed() > SAME_WITHIN {
             shared::say("ended at once by a second signal; no results were written");
-            process::exit(i32::from(INTERRUPTED));
+            process::exit(128 + signal as i32);
         }
-        self.stop(Stopped::Interrupted);
+        self.stop(Stopped::Interrupted(signal));
     }
 
     fn stop(&mut self, why: Stopped) {
@@ -164,7 +164,7 @@ impl Load<'_> {
 
     fn show(&self) {
         let done = self.measured.completed();
-        self.bar.set_position(match self.plan.sandboxes {
+        self.bar.set_position(match self.plan.pace.sandboxes {
             Some(_) => done,
             None => u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX),
         });

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 use hdrhistogram::Histogram;
 use tokio::time::Instant;
 
-use super::session::{Phase, Session};
+use super::{phase::Phase, session::Session, timeline::Timeline};
 
 /// The longest time that a histogram distinguishes, in microseconds: one hour.
 const LONGEST: u64 = 3_600_000_000;
@@ -43,6 +43,8 @@ pub(super) struct Counts {
     pub(super) cancelled: u64,
     pub(super) warm_up: u64,
     pub(super) never_begun: u64,
+    /// Completed or failed sandboxes whose first exec wrote output and succeeded.
+    pub(super) interactive: u64,
     pub(super) execs: u64,
     pub(super) output_bytes: u64,
     pub(super) links_lost: u64,
@@ -60,7 +62,7 @@ impl Measured {
             empty: empty.map_err(|error| error.to_string())?,
             histograms: BTreeMap::new(),
             failures: BTreeMap::new(),
-            timeline: Timeline::new(),
+            timeline: Timeline::new(from),
             counts: Counts::default(),
             longest_wait: Duration::ZERO,
         })
@@ -90,21 +92,15 @@ impl Measured {
         self.longest_wait = self.longest_wait.max(wait);
         self.counts.execs += execs;
         self.counts.output_bytes += session.output_bytes;
-        let slot = self
-            .timeline
-            .slot(session.ended.saturating_duration_since(self.from));
-        slot.execs += execs;
+        self.timeline.add(session, execs);
         match (session.cancelled, session.failures.is_empty()) {
             (true, _) => self.counts.cancelled += 1,
-            (false, true) => {
-                self.counts.completed += 1;
-                slot.completed += 1;
-            }
-            (false, false) => {
-                self.counts.failed += 1;
-                slot.failed += 1;
-            }
+            (false, true) => self.counts.completed += 1,
+            (false, false) => self.counts.failed += 1,
         }
+        let mut phases = session.steps.iter().map(|(phase, _)| *phase);
+        let was_interactive = phases.any(|it| it == Phase::Interactive);
+        self.counts.interactive += u64::from(was_interactive && !session.cancelled);
     }
 
     fn record(&mut self, phase: Phase, time: Duration) {
@@ -117,6 +113,7 @@ impl Measured {
     /// Records when the run ended.
     pub(super) fn finish(&mut self, now: Instant, never_begun: u64) {
         self.until = now;
+        self.timeline.finish();
         self.counts.never_begun = never_begun;
     }
 
@@ -157,67 +154,6 @@ impl Measured {
 
     pub(super) fn timeline(&self) -> &Timeline {
         &self.timeline
-    }
-}
-
-/// Counters for each slot of time.
-pub(super) struct Timeline {
-    width: Duration,
-    slots: Vec<Slot>,
-}
-
-/// Counters for one slot of time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Slot {
-    pub(super) completed: u64,
-    pub(super) failed: u64,
-    pub(super) execs: u64,
-}
-
-/// Maximum number of slots. A longer run doubles the width of the slots.
-const MOST_SLOTS: usize = 300;
-
-impl Timeline {
-    fn new() -> Self {
-        Self {
-            width: Duration::from_millis(100),
-            slots: Vec::new(),
-        }
-    }
-
-    fn slot(&mut self, at: Duration) -> &mut Slot {
-        let index = |width: Duration| {
-            usize::try_from(at.as_nanos() / width.as_nanos().max(1)).unwrap_or(usize::MAX)
-        };
-        while index(self.width) >= MOST_SLOTS {
-            self.width *= 2;
-            let pairs = self.slots.chunks(2);
-            self.slots = pairs
-                .map(|pair| pair.iter().copied().fold(Slot::default(), sum))
-                .collect();
-        }
-        let index = index(self.width);
-        if self.slots.len() <= index {
-            self.slots.resize(index + 1, Slot::default());
-        }
-        &mut self.slots[index]
-    }
-
-    /// The duration of each slot.
-    pub(super) fn width(&self) -> Duration {
-        self.width
-    }
-
-    pub(super) fn slots(&self) -> &[Slot] {
-        &self.slots
-    }
-}
-
-fn sum(one: Slot, other: Slot) -> Slot {
-    Slot {
-        completed: one.completed + other.completed,
-        failed: one.failed + other.failed,
-        execs: one.execs + other.execs,
     }
 }
 
@@ -299,21 +235,8 @@ mod tests {
         );
         assert_eq!((counts.execs, counts.output_bytes), (3, 18));
         assert_eq!(measured.failures(), 2);
-        let slots = measured.timeline().slots();
-        assert_eq!(slots.iter().map(|slot| slot.completed).sum::<u64>(), 1);
-        assert_eq!(slots[20].failed, 1);
-    }
-
-    #[test]
-    fn a_long_run_merges_time_buckets_and_loses_none() {
-        let mut timeline = Timeline::new();
-        for second in 0..100_000u64 {
-            timeline.slot(Duration::from_secs(second)).completed += 1;
-        }
-        assert!(timeline.slots().len() <= MOST_SLOTS);
-        assert_eq!(
-            timeline.slots().iter().map(|it| it.completed).sum::<u64>(),
-            100_000
-        );
+        let bins = measured.timeline().bins();
+        assert_eq!(bins.iter().map(|bin| bin.completed).sum::<u64>(), 1);
+        assert_eq!(bins[2].failed, 1);
     }
 }

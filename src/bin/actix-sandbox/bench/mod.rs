@@ -1,103 +1,93 @@
 //! `actix-sandbox bench`: runs many sandboxes at once, and measures how long each step takes.
 
 mod arguments;
+mod compare;
+mod condition;
+mod heard;
 mod load;
+mod machine;
 mod measure;
 mod outputs;
+mod pace;
 mod page;
+mod phase;
 mod plan;
 mod plot;
 mod report;
 mod schedule;
+mod service;
 mod session;
+mod statistics;
+mod text;
+mod timeline;
 
 pub(crate) use arguments::Bench;
 
 use std::{io::IsTerminal, process::ExitCode, time::Duration};
 
-use actix_sandbox::{LocalServer, server::ServerError};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use nix::sys::signal::Signal;
 
-use crate::{service, shared};
+use crate::{shared, signals::Signals};
+use arguments::BenchCommand;
+use condition::Condition;
 use load::Stopped;
 use measure::Measured;
-use outputs::Outputs;
-use plan::{Plan, Target};
+use outputs::{Outputs, PIPE_CLOSED, Printed};
+use plan::Plan;
 use report::Report;
-
-/// The exit status that a shell reports for a program that SIGINT ended.
-const INTERRUPTED: u8 = 130;
+use service::Service;
 
 impl Bench {
     pub(crate) fn run(self) -> Result<ExitCode, String> {
-        let (plan, outputs) = self.plan()?;
+        if let Some(BenchCommand::Compare(compare)) = self.command {
+            return compare.run();
+        }
+        let (plan, outputs) = self.run.plan()?;
         shared::raise_open_files();
         actix::System::new().block_on(bench(plan, outputs))
     }
 }
 
 async fn bench(plan: Plan, outputs: Outputs) -> Result<ExitCode, String> {
-    let cannot = |error: ServerError| {
-        format!(
-            "cannot start a local server: {}",
-            shared::not_started(&error)
-        )
-    };
-    let (server, url) = match &plan.target {
-        Target::Url(url) => (None, url.clone()),
-        Target::Local(backend) => {
-            let server = LocalServer::builder()
-                .backend(backend.clone())
-                .max_sandboxes(plan.concurrency.saturating_mul(2).max(1_000))
-                .max_connections(plan.concurrency.saturating_mul(2).max(25_000))
-                .start()
-                .await
-                .map_err(cannot)?;
-            let url = server.url().to_owned();
-            (Some(server), url)
+    let mut signals = Signals::new().map_err(|error| format!("cannot handle signals: {error}"))?;
+    let mut service = tokio::select! {
+        service = Service::start(&plan) => service?,
+        signal = signals.next() => {
+            shared::say("interrupted before the first sandbox; nothing was measured");
+            return Ok(interrupted_by(signal));
         }
     };
-    let name = match &server {
-        Some(server) => format!("a local server (backend {})", server.backend()),
-        None => service::shown(&url),
-    };
     let bar = progress(&plan, outputs.quiet);
-    bar.set_message(name.clone());
-    let (measured, stopped) = load::run(&plan, &url, &bar).await?;
+    bar.set_message(service.name.clone());
+    let run = load::run(&plan, &service.url, &bar, &mut signals).await;
     bar.finish_and_clear();
-    if let Some(server) = server {
-        server.stop().await;
+    service.stop().await;
+    let (measured, stopped) = run?;
+    let report = Report::new(&plan, &service, &measured, &stopped);
+    match outputs.write(&report, &measured)? {
+        Printed::Done => finish(&plan, &report, &measured, &stopped),
+        Printed::PipeClosed => Ok(ExitCode::from(PIPE_CLOSED)),
     }
-    finish(
-        &Report::new(&plan, name, &measured, &stopped),
-        &outputs,
-        &measured,
-        &stopped,
-    )
 }
 
-/// Writes the results, including those of a run that ended early, and returns the exit status.
+/// Reports how the run ended, and returns the exit status.
 fn finish(
+    plan: &Plan,
     report: &Report,
-    outputs: &Outputs,
     measured: &Measured,
     stopped: &Stopped,
 ) -> Result<ExitCode, String> {
-    outputs.write(report, measured)?;
     let counts = measured.counts();
     match stopped {
         Stopped::Done if counts.completed + counts.failed == 0 => Err(format!(
             "nothing was measured: {}; try a longer --duration, a shorter --warm-up, or a lower --rate",
             report.outcome()
         )),
-        Stopped::Done if measured.failures() == 0 => Ok(ExitCode::SUCCESS),
-        Stopped::Done => Err(format!(
-            "{} steps failed; the errors are listed above",
-            measured.failures()
-        )),
-        Stopped::Interrupted => {
+        Stopped::Done => check(plan, report, measured),
+        Stopped::Interrupted(signal) => {
             shared::say("interrupted; the results up to then are listed above");
-            Ok(ExitCode::from(INTERRUPTED))
+            Ok(interrupted_by(*signal))
         }
         Stopped::Unreachable(why) => Err(format!("no sandbox could be created: {why}")),
         Stopped::ServerLost(why) => Err(format!(
@@ -106,12 +96,34 @@ fn finish(
     }
 }
 
+/// The exit status that shells report for a program that this signal ended.
+fn interrupted_by(signal: Signal) -> ExitCode {
+    ExitCode::from(128 + signal as u8)
+}
+
+/// Reports the conditions of `--fail-if` that hold, and failures that none of them allows.
+fn check(plan: &Plan, report: &Report, measured: &Measured) -> Result<ExitCode, String> {
+    let mut status = ExitCode::SUCCESS;
+    for verdict in report.fail_if.iter().filter(|it| it.failed) {
+        shared::say(&verdict.text);
+        status = ExitCode::FAILURE;
+    }
+    let are_limited = plan.fail_if.iter().any(Condition::limits_failures);
+    match measured.failures() {
+        failures if failures > 0 && !are_limited => Err(format!(
+            "{failures} steps failed; the errors are listed above"
+        )),
+        _ => Ok(status),
+    }
+}
+
 fn progress(plan: &Plan, quiet: bool) -> ProgressBar {
-    let bar = match (plan.sandboxes, plan.duration) {
+    let pace = &plan.pace;
+    let bar = match (pace.sandboxes, pace.duration) {
         (Some(count), _) => ProgressBar::new(count),
         (None, Some(duration)) => {
             let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-            ProgressBar::new(millis(duration.saturating_add(plan.warm_up)))
+            ProgressBar::new(millis(duration.saturating_add(pace.warm_up)))
         }
         (None, None) => ProgressBar::new_spinner(),
     };

@@ -1,10 +1,13 @@
 //! [`Outputs`]: where the results of a benchmark go.
 
 use std::{
-    fs::{File, OpenOptions},
-    io::{self, Seek, SeekFrom, Write},
+    fs::{File, OpenOptions, Permissions},
+    io::{self, ErrorKind, Write},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
+
+use tempfile::NamedTempFile;
 
 use super::{measure::Measured, page, report::Report};
 use crate::shared;
@@ -16,44 +19,71 @@ pub(super) struct Outputs {
     pub(super) quiet: bool,
 }
 
-/// A destination of results. A file is opened before the run, so an unusable path fails early. The
-/// file keeps its contents until there are results to write.
+/// A destination of results, checked before the run.
 pub(super) enum Place {
     Stdout,
-    File(File, PathBuf),
+    /// A regular file, which may not exist. The results replace it in one step, so it always holds
+    /// the results of one run.
+    File(PathBuf),
+    /// A pipe or a device.
+    Other(File, PathBuf),
 }
 
+/// What became of text for standard output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Printed {
+    Done,
+    /// Its reader has closed the pipe.
+    PipeClosed,
+}
+
+/// The exit status that shells report for a program that SIGPIPE ended.
+pub(super) const PIPE_CLOSED: u8 = 141;
+
+/// Mode of a new file, before the umask.
+const MODE: u32 = 0o666;
+
 impl Place {
+    /// Fails if the place can't be written. Changes no file.
     pub(super) fn open(path: PathBuf) -> Result<Self, String> {
-        if path == Path::new("-") {
+        if path == Path::new("-") || path == Path::new("/dev/stdout") {
             return Ok(Self::Stdout);
         }
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path);
-        match file {
-            Ok(file) => Ok(Self::File(file, path)),
-            Err(error) => Err(format!("cannot write to {}: {error}", path.display())),
-        }
+        Self::check(&path).map_err(|error| cannot_write(&path, &error))
     }
 
-    fn write(&self, text: &str) -> Result<(), String> {
-        match self {
-            // Ignore errors: a closed pipe must not fail the benchmark.
-            Self::Stdout => _ = io::stdout().write_all(text.as_bytes()),
-            Self::File(file, path) => replace(file, text)
-                .map_err(|error| format!("cannot write to {}: {error}", path.display()))?,
-        }
-        Ok(())
+    fn check(path: &Path) -> io::Result<Self> {
+        let path = match path.metadata() {
+            Ok(meta) => {
+                let file = OpenOptions::new().write(true).open(path)?;
+                if !meta.is_file() {
+                    return Ok(Self::Other(file, path.to_owned()));
+                }
+                // The results replace the file that a link names, not the link.
+                path.canonicalize()?
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => path.to_owned(),
+            Err(error) => return Err(error),
+        };
+        temporary(&path)?;
+        Ok(Self::File(path))
+    }
+
+    fn write(&self, text: &str) -> Result<Printed, String> {
+        let (done, path) = match self {
+            Self::Stdout => return print(text),
+            Self::File(path) => (replace(path, text), path),
+            Self::Other(file, path) => ({ file }.write_all(text.as_bytes()), path),
+        };
+        done.map_err(|error| cannot_write(path, &error))?;
+        Ok(Printed::Done)
     }
 
     /// Returns the path of a file that already has contents, such as the results of an earlier run.
     fn with_results(&self) -> Option<&Path> {
         match self {
-            Self::File(file, path) if file.metadata().is_ok_and(|it| it.len() > 0) => Some(path),
-            Self::File(..) | Self::Stdout => None,
+            Self::File(path) if path.metadata().is_ok_and(|it| it.len() > 0) => Some(path),
+            Self::File(_) | Self::Other(..) | Self::Stdout => None,
         }
     }
 
@@ -62,29 +92,64 @@ impl Place {
     }
 }
 
-fn replace(mut file: &File, text: &str) -> io::Result<()> {
-    // Only regular files can be truncated.
-    if file.metadata()?.is_file() {
-        file.set_len(0)?;
-        file.seek(SeekFrom::Start(0))?;
+fn cannot_write(path: &Path, error: &io::Error) -> String {
+    format!("cannot write to {}: {error}", path.display())
+}
+
+/// Writes to standard output.
+pub(super) fn print(text: &str) -> Result<Printed, String> {
+    let mut stdout = io::stdout();
+    let done = stdout.write_all(text.as_bytes());
+    match done.and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(Printed::Done),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Printed::PipeClosed),
+        Err(error) => Err(format!("cannot write to standard output: {error}")),
     }
-    file.write_all(text.as_bytes())
+}
+
+/// Creates a file next to `path`, which is removed when it is dropped.
+fn temporary(path: &Path) -> io::Result<NamedTempFile> {
+    let directory = path.parent().filter(|it| !it.as_os_str().is_empty());
+    let directory = directory.unwrap_or(Path::new("."));
+    directory.metadata()?;
+    let mode = path.metadata().map_or(MODE, |it| it.permissions().mode());
+    let file = tempfile::Builder::new()
+        .prefix(".actix-sandbox-bench-")
+        .permissions(Permissions::from_mode(mode & 0o777))
+        .tempfile_in(directory);
+    // The text of this error also names the temporary file.
+    file.map_err(|error| error.kind().into())
+}
+
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = temporary(path)?;
+    file.as_file_mut().write_all(text.as_bytes())?;
+    file.persist(path).map_err(|error| error.error)?;
+    Ok(())
 }
 
 impl Outputs {
     /// Writes the table and the other results. The table goes to standard output, or to standard
-    /// error if other results go to standard output.
-    pub(super) fn write(&self, report: &Report, measured: &Measured) -> Result<(), String> {
+    /// error if other results go to standard output. Writes as much as possible before it fails.
+    pub(super) fn write(&self, report: &Report, measured: &Measured) -> Result<Printed, String> {
         let places = [&self.json, &self.html];
         let is_taken = places.into_iter().flatten().any(Place::is_stdout);
-        match is_taken {
+        let table = match is_taken {
             // No sandbox was created, so the error says everything.
-            _ if report.stopped == "unreachable" => {}
-            false => Place::Stdout.write(&report.to_string())?,
-            true => _ = write!(io::stderr(), "{report}"),
+            _ if report.stopped == "unreachable" => Ok(Printed::Done),
+            false => print(&report.to_string()),
+            true => {
+                _ = write!(io::stderr(), "{report}");
+                Ok(Printed::Done)
+            }
+        };
+        let json = Self::put(&self.json, report, || report.json());
+        let html = Self::put(&self.html, report, || Ok(page::page(report, measured)));
+        let printed = [table?, json?, html?];
+        match printed.contains(&Printed::PipeClosed) {
+            true => Ok(Printed::PipeClosed),
+            false => Ok(Printed::Done),
         }
-        Self::put(&self.json, report, || report.json())?;
-        Self::put(&self.html, report, || Ok(page::page(report, measured)))
     }
 
     /// Writes the results to `place`. Keeps an existing file if nothing was measured.
@@ -92,15 +157,19 @@ impl Outputs {
         place: &Option<Place>,
         report: &Report,
         text: impl FnOnce() -> Result<String, String>,
-    ) -> Result<(), String> {
-        let Some(place) = place else { return Ok(()) };
+    ) -> Result<Printed, String> {
+        let Some(place) = place else {
+            return Ok(Printed::Done);
+        };
         match place.with_results().filter(|_| report.phases.is_empty()) {
-            Some(path) => shared::say(format_args!(
-                "nothing was measured, so {} is unchanged",
-                path.display()
-            )),
-            None => place.write(&text()?)?,
+            Some(path) => {
+                shared::say(format_args!(
+                    "nothing was measured, so {} is unchanged",
+                    path.display()
+                ));
+                Ok(Printed::Done)
+            }
+            None => place.write(&text()?),
         }
-        Ok(())
     }
 }

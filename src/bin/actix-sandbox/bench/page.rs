@@ -3,7 +3,8 @@
 use super::{
     measure::Measured,
     plot::{self, colour, escape},
-    report::{Report, time},
+    report::Report,
+    statistics::time,
 };
 
 const STYLE: &str = include_str!("page.css");
@@ -22,18 +23,33 @@ pub(super) fn page(report: &Report, measured: &Measured) -> String {
             why.as_deref().unwrap_or(report.stopped)
         )),
     };
-    let caution = report.caution().map(|it| notice(&format!("{it}.")));
+    let cautions = report.cautions().into_iter();
+    let cautions: String = cautions.map(|it| notice(&format!("{it}."))).collect();
+    let conditions = report.fail_if.iter().filter(|it| it.failed);
+    let conditions: String = conditions
+        .map(|it| notice(&format!("{}.", it.text.replace('`', ""))))
+        .collect();
+    let (latencies, of) = plot::latencies(report).unwrap_or_default();
+    let phases = report.phases.iter().map(|it| it.phase);
+    let phases: Vec<_> = phases.map(|it| (colour(it), it.name())).collect();
     let charts = [
         (
             "Latency of each step",
             plot::distribution(histograms),
-            legend(report),
+            legend(phases.iter().map(|(class, name)| (&**class, *name))),
         ),
         (
             "Sandboxes per second",
             plot::throughput(report),
-            "<p class=\"legend\"><span class=\"key done\"></span>completed <span class=\"key failed\"></span>failed</p>"
-                .to_owned(),
+            legend([("done", "completed"), ("failed", "failed"), ("started", "started")]),
+        ),
+        (
+            "Latency per second",
+            latencies,
+            legend([
+                ("c0", &*format!("median of {of}, by the second in which the sandbox ended")),
+                ("c1", "95th percentile"),
+            ]),
         ),
         (
             "Steps of a sandbox, at their median latencies",
@@ -56,15 +72,18 @@ pub(super) fn page(report: &Report, measured: &Measured) -> String {
          <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">\n\
          <link rel=\"icon\" href=\"data:,\">\n\
          <title>Benchmark of {target}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n\
-         <h1>Benchmark of {target}</h1>\n<p>{headline}.</p>\n{stopped}{caution}<p>{outcome}.<br>{throughput}.<br>{connections}.</p>\n\
+         <h1>Benchmark of {target}</h1>\n<p>{headline}.</p>\n{stopped}{conditions}{cautions}<p>{outcome}.<br>{throughput}.<br>{interactive}{connections}.</p>\n<p>{environment}.</p>\n\
          <div class=\"charts\">\n{charts}</div>\n{steps}{errors}{script}\
          <footer>actix-sandbox {version}, {at}</footer>\n</main>\n</body>\n</html>\n",
         target = escape(&report.target),
         headline = escape(&report.headline()),
-        caution = caution.unwrap_or_default(),
         outcome = escape(&report.outcome()),
         throughput = escape(&report.throughput()),
+        interactive = report
+            .interactive()
+            .map_or(String::new(), |it| format!("{}.<br>", escape(&it))),
         connections = escape(&report.connections()),
+        environment = escape(&report.environment()),
         steps = steps(report),
         errors = errors(report),
         script = script(report),
@@ -77,10 +96,10 @@ fn notice(text: &str) -> String {
     format!("<p class=\"notice\">{}</p>\n", escape(text))
 }
 
-fn legend(report: &Report) -> String {
-    let keys = report.phases.iter().map(|phase| {
-        let (class, name) = (colour(phase.phase), phase.phase.name());
-        format!("<span class=\"key {class}\"></span>{name} ")
+/// Explains colours, which are given as the CSS class and the name of what has the colour.
+fn legend<'a>(keys: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
+    let keys = keys.into_iter().map(|(class, name)| {
+        format!("<span class=\"item\"><span class=\"key {class}\"></span>{name}</span> ")
     });
     format!("<p class=\"legend\">{}</p>", keys.collect::<String>())
 }
@@ -93,15 +112,15 @@ fn steps(report: &Report) -> String {
     let rows = report.phases.iter().map(|phase| {
         let cells = phase
             .columns()
-            .map(|(_, value)| format!("<td>{}</td>", time(value)));
+            .map(|(name, value)| format!("<td data-name=\"{name}\">{}</td>", time(value)));
         let (name, count) = (phase.phase.name(), phase.count);
         format!(
-            "<tr><th>{name}</th><td>{count}</td>{}</tr>\n",
+            "<tr><th>{name}</th><td data-name=\"count\">{count}</td>{}</tr>\n",
             cells.concat()
         )
     });
     format!(
-        "<h2>Steps</h2>\n<div class=\"wide\"><table>\n<tr><th></th><th>count</th>{}</tr>\n{}</table></div>\n",
+        "<h2>Steps</h2>\n<table>\n<tr class=\"head\"><th></th><th>count</th>{}</tr>\n{}</table>\n",
         head.concat(),
         rows.collect::<String>()
     )
@@ -113,15 +132,16 @@ fn errors(report: &Report) -> String {
     }
     let rows = report.errors.iter().map(|error| {
         format!(
-            "<tr><td>{}</td><td>{}</td><td>{}</td><td class=\"words\">{}</td></tr>\n",
-            error.count,
+            "<tr><th>{}</th><td data-name=\"count\">{}</td><td data-name=\"step\">{}</td>\
+             <td class=\"words\">{}</td></tr>\n",
             escape(&error.kind),
+            error.count,
             error.phase.name(),
             escape(&error.example)
         )
     });
     format!(
-        "<h2>Errors</h2>\n<div class=\"wide\"><table>\n<tr><th>count</th><th>kind</th><th>step</th><th>first error</th></tr>\n{}</table></div>\n",
+        "<h2>Errors</h2>\n<table>\n<tr class=\"head\"><th>kind</th><th>count</th><th>step</th><th class=\"words\">first error</th></tr>\n{}</table>\n",
         rows.collect::<String>()
     )
 }

@@ -4,25 +4,24 @@ use std::time::Duration;
 
 use actix_sandbox::{BearerToken, Language, server::Backend};
 
+use super::{condition::Condition, pace::Pace};
+
 /// The service to measure.
 pub(super) enum Target {
     Url(String),
-    Local(Backend),
+    /// A local server, with the size of its warm pool.
+    Local(Backend, usize),
 }
 
 /// The settings of a benchmark, validated.
 pub(super) struct Plan {
     pub(super) target: Target,
     pub(super) token: Option<BearerToken>,
-    pub(super) sandboxes: Option<u64>,
-    pub(super) duration: Option<Duration>,
-    pub(super) concurrency: usize,
-    /// Arrivals per second of an open loop. `None` for a closed loop.
-    pub(super) rate: Option<f64>,
-    pub(super) warm_up: Duration,
+    pub(super) pace: Pace,
     pub(super) execs: u32,
     pub(super) language: Language,
     pub(super) code: String,
     pub(super) timeout: Duration,
     pub(super) reconnect: bool,
+    pub(super) fail_if: Vec<Condition>,
 }

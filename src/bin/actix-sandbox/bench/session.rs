@@ -1,56 +1,20 @@
 //! Runs one sandbox of a benchmark, from its creation to its kill, and measures each step.
 
-use std::{
-    cell::{Cell, RefCell},
-    rc::Rc,
-    time::Duration,
-};
+use std::{cell::Cell, rc::Rc, time::Duration};
 
 use actix::{Actor, Context, Handler, Recipient};
 use actix_sandbox::{
-    BearerToken, Error, ErrorKind, NewSandbox, OutputStream, ProcessEnd, Runtime, Sandbox,
-    SandboxBuilder, SandboxEvent, TokenError,
+    BearerToken, Error, ErrorKind, NewSandbox, ProcessEnd, Runtime, Sandbox, SandboxBuilder,
+    SandboxEvent, TokenError,
 };
-use futures::{StreamExt, future::try_join3};
-use serde::Serialize;
+use futures::future::try_join3;
 use tokio::{
     sync::watch,
     time::{Instant, timeout},
 };
 
-use super::{plan::Plan, schedule::Arrival};
+use super::{heard::Heard, phase::Phase, plan::Plan, schedule::Arrival};
 use crate::service;
-
-/// A step of a sandbox whose latency is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Phase {
-    /// From the arrival until the sandbox runs.
-    Create,
-    /// From the request to run the script until the server reports that it runs.
-    ExecStart,
-    /// From the request to run the script until its first output.
-    FirstOutput,
-    /// From the request to run the script until it has ended and all of its output has arrived.
-    End,
-    /// From the request to kill the sandbox until the sandbox is gone.
-    Kill,
-    /// From the arrival until the sandbox is gone.
-    Whole,
-}
-
-impl Phase {
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Create => "create",
-            Self::ExecStart => "exec start",
-            Self::FirstOutput => "first output",
-            Self::End => "end",
-            Self::Kill => "kill",
-            Self::Whole => "whole",
-        }
-    }
-}
 
 /// Why a step failed.
 #[derive(Debug)]
@@ -185,13 +149,18 @@ impl Session {
     async fn use_it(&mut self, common: &Common, sandbox: &Sandbox) -> Result<(), Broken> {
         let events = sandbox.subscribe(common.events.clone());
         common.step(Phase::Create, events).await?;
-        for _ in 0..common.plan.execs {
-            self.exec(common, sandbox).await?;
+        for index in 0..common.plan.execs {
+            self.exec(common, sandbox, index == 0).await?;
         }
         Ok(())
     }
 
-    async fn exec(&mut self, common: &Common, sandbox: &Sandbox) -> Result<(), Broken> {
+    async fn exec(
+        &mut self,
+        common: &Common,
+        sandbox: &Sandbox,
+        is_first: bool,
+    ) -> Result<(), Broken> {
         let plan = &*common.plan;
         let begin = Instant::now();
         let command = sandbox.command(plan.language.clone(), plan.code.clone());
@@ -213,7 +182,12 @@ impl Session {
         self.step(Phase::End, begin);
         match end {
             // Protocol v1 doesn't report how a process ended.
-            ProcessEnd::Exited(0) | ProcessEnd::Unknown => {}
+            ProcessEnd::Exited(0) | ProcessEnd::Unknown => {
+                if let Some(first) = heard.first.get().filter(|_| is_first) {
+                    let since_arrival = first - self.arrival.due;
+                    self.steps.push((Phase::Interactive, since_arrival));
+                }
+            }
             end => self.failures.push(Failure {
                 phase: Phase::End,
                 kind: ErrorKind::ProcessFailed.to_string(),
@@ -308,48 +282,6 @@ impl Failure {
             text: service::failed(error),
             is_fatal,
         }
-    }
-}
-
-/// The measurements of a process's output.
-#[derive(Default)]
-struct Heard {
-    first: Cell<Option<Instant>>,
-    bytes: Cell<u64>,
-    /// The last bytes of stderr, at most [`LAST`].
-    last: RefCell<Vec<u8>>,
-}
-
-/// Maximum bytes of stderr to keep.
-const LAST: usize = 1024;
-
-impl Heard {
-    async fn all(&self, mut stream: OutputStream, see: impl Fn(&[u8])) -> Result<(), Error> {
-        while let Some(piece) = stream.next().await {
-            let piece = piece?;
-            see(&piece);
-            let bytes = piece.len() as u64;
-            if self.first.get().is_none() {
-                self.first.set(Some(Instant::now()));
-            }
-            self.bytes.set(self.bytes.get() + bytes);
-        }
-        Ok(())
-    }
-
-    fn keep_last(&self, piece: &[u8]) {
-        let mut last = self.last.borrow_mut();
-        last.extend_from_slice(&piece[piece.len().saturating_sub(LAST)..]);
-        let excess = last.len().saturating_sub(LAST);
-        last.drain(..excess);
-    }
-
-    /// Returns the last line of stderr that is not blank, with control characters replaced.
-    fn last_line(&self) -> Option<String> {
-        let last = self.last.borrow();
-        let text = String::from_utf8_lossy(&last);
-        let line = text.lines().rev().find(|line| !line.trim().is_empty())?;
-        Some(line.trim().replace(char::is_control, "\u{fffd}"))
     }
 }
 
