@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::{
-    backend::start_if_possible,
+    backend::{start_if_possible, without_bwrap},
     scripted::Scripted,
     server_process::{self, ServerProcess},
     within,
@@ -168,19 +168,11 @@ async fn the_report_of_this_machine_agrees_with_the_server() {
     assert!(files["max_connections"].as_u64() < files["limit"].as_u64());
 }
 
-/// The server looks for `bwrap` on a fixed path, so the test hides it there, in a mount namespace.
 #[cfg(target_os = "linux")]
 #[actix::test]
 async fn without_programs_it_says_what_to_install() {
     let path = small_path();
-    let script = "for directory in /usr/local/sbin /usr/local/bin /usr/sbin /usr/bin /sbin /bin; do
-        [ ! -e $directory/bwrap ] || mount --bind /dev/null $directory/bwrap || exit 99
-    done
-    PATH=$1; shift; exec \"$@\"";
-    let mut hidden = Command::new("unshare");
-    hidden.args(["--mount", "--", "bash", "-c", script, "bash"]);
-    hidden.arg(path.path());
-    hidden.arg(env!("CARGO_BIN_EXE_actix-sandbox"));
+    let hidden = without_bwrap(path.path());
     let (code, stdout, stderr) = run(checked(hidden, &[])).await;
     if code == Some(99) || stderr.contains("unshare") {
         println!("not tried: cannot hide bwrap: {stderr}");
@@ -228,7 +220,7 @@ async fn a_service_with_v1_is_lifted() {
     assert_eq!(service["protocol"], "v1");
     assert_eq!(service["features"], json!([]));
     assert_eq!(service["lift"], true, "{service}");
-    assert!(text.contains("With the lift"), "{text}");
+    assert!(text.contains("With `--lift`"), "{text}");
     assert_eq!(server.sandbox_count(), 0);
 }
 
@@ -380,7 +372,10 @@ async fn a_signal_during_a_check_leaves_nothing_behind() {
 
     use crate::support::processes_with;
 
-    for (name, status) in [("INT", 130), ("TERM", 143)] {
+    for (name, status, said) in [
+        ("INT", 130, "interrupted"),
+        ("TERM", 143, "ended by SIGTERM"),
+    ] {
         let (programs, temporary) = (small_path(), tempfile::tempdir().unwrap());
         let (program, began) = (programs.path().join("true"), programs.path().join("began"));
         let made = Command::new("mkfifo").arg(&began).status();
@@ -405,7 +400,7 @@ async fn a_signal_during_a_check_leaves_nothing_behind() {
         let output = ended(child).await;
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(status), "{stderr}");
-        assert!(stderr.contains(&format!("SIG{name} ended")), "{stderr}");
+        assert!(stderr.contains(said), "{stderr}");
         assert_eq!(stderr.lines().count(), 1, "{stderr}");
         assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 0);
         for directory in [&programs, &temporary] {
@@ -427,7 +422,7 @@ async fn a_signal_ends_the_check_of_a_service_that_does_not_answer() {
     let output = ended(child).await;
     assert_eq!(output.status.code(), Some(130));
     let stderr = String::from_utf8(output.stderr).unwrap();
-    assert!(stderr.contains("SIGINT ended the checks"), "{stderr}");
+    assert!(stderr.contains("interrupted"), "{stderr}");
     assert!(!stderr.contains("path-4f2a"), "{stderr}");
 }
 

@@ -272,6 +272,12 @@ async fn a_sandbox_of_another_program_is_added_by_its_token() {
     let id = sandbox.sandbox_id().as_str().to_owned();
     let token = sandbox.sandbox_token().expose_secret().to_owned();
     drop(sandbox);
+    // The actor of the sandbox runs on this thread, which the commands block.
+    let is_detached = async || {
+        let all = actix_sandbox::Sandbox::list(&server.url).await.unwrap();
+        all[0].state == actix_sandbox::ListedState::Detached
+    };
+    while !is_detached().await {}
     let file = cli.home().join("token");
     fs::write(&file, "wrong").unwrap();
     let ran = cli.run(&["attach", &id, "--sandbox-token-file", "token"]);

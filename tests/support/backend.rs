@@ -43,3 +43,19 @@ pub(crate) async fn start_if_possible(builder: ServerBuilder) -> Option<LocalSer
 pub(crate) fn is(name: &str) -> bool {
     std::env::var_os("ACTIX_SANDBOX_BACKEND").is_some_and(|named| named == name)
 }
+
+/// `actix-sandbox` without `bwrap` and with this `PATH`, without arguments. The server looks for
+/// `bwrap` on a fixed path, so a mount namespace hides it there. If that is not possible, the exit
+/// status is 99, or stderr contains `unshare`.
+#[cfg(all(target_os = "linux", feature = "cli"))]
+pub(crate) fn without_bwrap(path: &std::path::Path) -> std::process::Command {
+    let script = "for directory in /usr/local/sbin /usr/local/bin /usr/sbin /usr/bin /sbin /bin; do
+        [ ! -e $directory/bwrap ] || mount --bind /dev/null $directory/bwrap || exit 99
+    done
+    PATH=$1; shift; exec \"$@\"";
+    let mut hidden = std::process::Command::new("unshare");
+    hidden.args(["--mount", "--", "bash", "-c", script, "bash"]);
+    hidden.arg(path);
+    hidden.arg(env!("CARGO_BIN_EXE_actix-sandbox"));
+    hidden
+}

@@ -46,9 +46,15 @@ impl Cli {
     /// A command with these arguments, whose stdin is empty.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_actix-sandbox"));
+        command.args(arguments);
+        self.adopt(&mut command);
+        command
+    }
+
+    /// Makes this the user of a command, whose stdin is empty.
+    pub(crate) fn adopt(&self, command: &mut Command) {
         let home = self.home.path();
         command
-            .args(arguments)
             .current_dir(home)
             .env("HOME", home)
             .env("XDG_STATE_HOME", home.join("state"))
@@ -58,7 +64,6 @@ impl Cli {
             .env_remove("ACTIX_SANDBOX_TOKEN")
             .env_remove("RUST_LOG")
             .stdin(Stdio::null());
-        command
     }
 
     /// Runs a command until it ends.

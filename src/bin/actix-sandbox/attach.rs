@@ -52,12 +52,13 @@ impl Attach {
                 token: shared::sandbox_token(file)?,
                 service: self.service.require()?,
                 created_ms: 0,
+                checkpoint: None,
             },
             None => known::find(&self.id, &self.service)?,
         };
         let sandbox = signals.or(known::attach(&kept)).await?;
         if self.sandbox_token_file.is_some() {
-            record(&sandbox, &kept.service).await?;
+            record(Kept::new(&sandbox, &kept.service, None)).await?;
         }
         let Some(id) = &self.process else {
             output::print_line(&format!("{} is running", kept.id))?;

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::{
     failure::Failure,
+    kept::Kept,
     output::{self, Format},
     runtime,
     service::ServiceArguments,
@@ -82,7 +83,9 @@ impl Create {
         let builder = service.configure(Sandbox::create(&service.url))?;
         let sandbox = created(self.options(builder), &mut signals).await?;
         let id = sandbox.sandbox_id();
-        let recorded = match record(&sandbox, &service).await {
+        let checkpoint = self.checkpoint || self.checkpoint_when_idle;
+        let kept = Kept::new(&sandbox, &service, Some(checkpoint));
+        let recorded = match record(kept).await {
             Ok(()) => match self.output {
                 Format::Text => output::print_line(id.as_str()),
                 Format::Json => output::print_json(&json!({

@@ -36,10 +36,13 @@ pub(crate) struct Kept {
     pub(crate) service: Service,
     /// When it was recorded, in milliseconds since 1970-01-01 UTC.
     pub(crate) created_ms: u64,
+    /// Whether it was created with `--checkpoint`. `None` if another program has created it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) checkpoint: Option<bool>,
 }
 
 impl Kept {
-    pub(crate) fn new(sandbox: &Sandbox, service: &Service) -> Self {
+    pub(crate) fn new(sandbox: &Sandbox, service: &Service, checkpoint: Option<bool>) -> Self {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let now = now.unwrap_or_default().as_millis();
         Self {
@@ -47,6 +50,7 @@ impl Kept {
             token: sandbox.sandbox_token().expose_secret().to_owned(),
             service: service.clone(),
             created_ms: u64::try_from(now).unwrap_or(u64::MAX),
+            checkpoint,
         }
     }
 

@@ -234,11 +234,16 @@ const FLAGS: [(&str, &str); 6] = [
 /// instead.
 pub(crate) fn failed(error: &Error) -> String {
     let cause = error.source().and_then(|it| it.downcast_ref());
+    let token =
+        format!("pass an access token in a file (`--token-file`) or in the variable {TOKEN}");
     match cause {
-        Some(LinkError::UpgradeRefused(refusal)) if refusal.needs_credentials() => format!(
-            "cannot open the sandbox: {refusal}; the service may require a token: pass it in a file \
-             (`--token-file`) or in the variable {TOKEN}"
-        ),
+        // The library's text is about its methods.
+        Some(LinkError::UpgradeRefused(refusal)) if refusal.needs_credentials() => {
+            format!("cannot open the sandbox: {refusal}; {token}")
+        }
+        Some(LinkError::UpgradeRefused(refusal)) if [401, 403].contains(&refusal.status) => {
+            format!("{error}; {token}")
+        }
         _ => FLAGS
             .iter()
             .fold(error.to_string(), |text, (method, flag)| {

@@ -113,7 +113,8 @@ impl Session {
         };
         // A local server and its sandboxes end with this process, even if it is killed.
         if session.server.is_none() {
-            match record(&session.sandbox, &session.service).await {
+            let kept = Kept::new(&session.sandbox, &session.service, Some(false));
+            match record(kept).await {
                 Ok(()) => session.is_recorded = true,
                 Err(reason) => say(format_args!(
                     "if this command is killed, its sandbox will live until its idle timeout, \
@@ -221,8 +222,7 @@ pub(crate) async fn created(
 }
 
 /// Adds a sandbox to the user's sandboxes.
-pub(crate) async fn record(sandbox: &Sandbox, service: &Service) -> Result<(), String> {
-    let kept = Kept::new(sandbox, service);
+pub(crate) async fn record(kept: Kept) -> Result<(), String> {
     KeptSandboxes::open()?.add(kept).await
 }
 

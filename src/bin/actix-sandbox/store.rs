@@ -4,7 +4,11 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use crate::{failure::Failure, known::KnownSandbox, output, runtime};
+use crate::{
+    failure::Failure,
+    known::{self, KnownSandbox},
+    output, runtime,
+};
 
 #[derive(Args)]
 pub(crate) struct Snapshot {
@@ -38,8 +42,16 @@ pub(crate) struct Checkpoint {
 impl Checkpoint {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
         runtime::run(|mut signals| async move {
+            let kept = self.sandbox.find()?;
+            if kept.checkpoint == Some(false) {
+                return Err(format!(
+                    "cannot checkpoint {}: it was created without `--checkpoint`",
+                    kept.id
+                )
+                .into());
+            }
             let stored = async {
-                let sandbox = self.sandbox.attach().await?;
+                let sandbox = known::attach(&kept).await?;
                 sandbox.checkpoint().await?;
                 Ok(sandbox.sandbox_id().clone())
             };
