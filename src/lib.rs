@@ -100,7 +100,7 @@
 //! | `google-auth` | no | a Google ID token on each dial |
 //! | `server` | no | the local server (Unix) |
 //! | `object-store` | no | server state in an S3 or Google Cloud Storage bucket |
-//! | `cli` | no | the command `actix-sandbox`: `serve`, `bench` and `doctor` |
+//! | `cli` | no | the command `actix-sandbox` |
 //! | `test-util` | no | the module [`test_util`], to test your own programs |
 //! | `unstable-internals` | no | the modules `protocol` and `machine`, without a stability guarantee |
 

@@ -46,7 +46,8 @@ async fn a_full_screen_program_runs_and_follows_the_size() {
     tmux.press(&["clear; stty size; cat notes; tput colors", "Enter"]);
     tmux.wait_for_line("40 100").await;
     tmux.wait_for_line("written in vi").await;
-    tmux.press(&["sleep 1000", "Enter"]);
+    tmux.press(&["echo a$((1)); sleep 1000", "Enter"]);
+    tmux.wait_for_line("a1").await;
     tmux.press_until(&["C-c"], "the prompt", has_prompt).await;
     tmux.press(&["exit 3", "Enter"]);
     tmux.wait_for_line("left with 3").await;

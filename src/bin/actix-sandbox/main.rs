@@ -109,7 +109,7 @@ enum Command {
     Snapshot(store::Snapshot),
     /// Stores a sandbox and ends it. The next command that uses it restores it.
     Checkpoint(store::Checkpoint),
-    /// Runs a sandbox server until it receives SIGTERM or SIGINT.
+    /// Runs a sandbox server until a signal ends it.
     Serve(Box<serve::Serve>),
     /// Benchmarks a service or a local server: runs many sandboxes at once and measures each step.
     Bench(Box<bench::Bench>),
