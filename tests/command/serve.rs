@@ -52,7 +52,7 @@ async fn ask(program: &Program, request: &str) -> (String, String) {
 
 #[actix::test]
 async fn code_runs_and_a_signal_shuts_the_server_down_gracefully() {
-    for signal in ["TERM", "INT"] {
+    for signal in ["TERM", "INT", "HUP"] {
         let mut program = Program::start(&[]);
         assert_eq!(ask(&program, "GET /healthz").await.0, "HTTP/1.1 200 OK");
         assert_eq!(ask(&program, "GET /readyz").await.0, "HTTP/1.1 200 OK");

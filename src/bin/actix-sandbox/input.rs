@@ -4,6 +4,7 @@ use std::io::{self, Read};
 
 use actix_sandbox::Process;
 use bytes::Bytes;
+use rustix::{process::getpgrp, termios::tcgetpgrp};
 use tokio::sync::mpsc;
 
 use crate::shared::say;
@@ -13,8 +14,13 @@ const PIECE: usize = 64 * 1024;
 
 /// Returns stdin in pieces as they arrive. A thread reads them. The command exits without waiting
 /// for it, because a read from a terminal can't be cancelled.
+///
+/// In a background job, a terminal counts as empty: the kernel would stop the command when it reads.
 pub(crate) fn pieces() -> mpsc::Receiver<io::Result<Bytes>> {
     let (sender, pieces) = mpsc::channel(4);
+    if tcgetpgrp(io::stdin()).is_ok_and(|foreground| foreground != getpgrp()) {
+        return pieces;
+    }
     std::thread::spawn(move || {
         let mut buffer = vec![0; PIECE];
         loop {
