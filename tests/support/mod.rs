@@ -13,6 +13,8 @@
 
 pub(crate) mod archives;
 pub(crate) mod backend;
+#[cfg(all(unix, feature = "cli"))]
+pub(crate) mod cli;
 #[cfg(feature = "object-store")]
 pub(crate) mod gate;
 #[cfg(feature = "object-store")]
