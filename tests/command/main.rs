@@ -12,4 +12,5 @@
 mod support;
 
 mod bench;
+mod files;
 mod serve;

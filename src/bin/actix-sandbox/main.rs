@@ -15,9 +15,13 @@ mod config;
 #[cfg(unix)]
 mod create;
 #[cfg(unix)]
+mod escape;
+#[cfg(unix)]
 mod exec;
 #[cfg(unix)]
 mod failure;
+#[cfg(unix)]
+mod files;
 #[cfg(target_os = "linux")]
 mod init;
 #[cfg(unix)]
@@ -34,6 +38,8 @@ mod known;
 mod list;
 #[cfg(unix)]
 mod logging;
+#[cfg(unix)]
+mod operation;
 #[cfg(unix)]
 mod output;
 #[cfg(unix)]
@@ -101,6 +107,14 @@ enum Command {
     Attach(attach::Attach),
     /// Kills sandboxes, or a process in one.
     Kill(kill::Kill),
+    /// Copies files and directories between this machine and a sandbox.
+    Cp(files::Copy),
+    /// Lists the files of a directory in a sandbox.
+    Ls(files::List),
+    /// Writes files of a sandbox to standard output.
+    Cat(files::Cat),
+    /// Prints the changes of files in a sandbox as they happen.
+    Watch(files::Watch),
     /// Stores the files of a sandbox, for new sandboxes.
     Snapshot(store::Snapshot),
     /// Stores a sandbox and ends it. The next command that uses it restores it.
@@ -128,6 +142,10 @@ fn main() -> ExitCode {
         Command::Exec(exec) => exec.run(),
         Command::Attach(attach) => attach.run(),
         Command::Kill(kill) => kill.run(),
+        Command::Cp(copy) => copy.run(),
+        Command::Ls(list) => list.run(),
+        Command::Cat(cat) => cat.run(),
+        Command::Watch(watch) => watch.run(),
         Command::Snapshot(snapshot) => snapshot.run(),
         Command::Checkpoint(checkpoint) => checkpoint.run(),
         #[cfg(target_os = "linux")]

@@ -206,6 +206,28 @@ pub(crate) fn failed(error: &Error) -> String {
             "cannot open the sandbox: {refusal}; the service may require a token: pass it in a file \
              (`--token-file`) or in the variable {TOKEN}"
         ),
-        _ => error.to_string(),
+        // The server has given the reason.
+        Some(LinkError::UpgradeRefused(refusal)) if refusal.status == 401 => format!(
+            "cannot open the sandbox: {}; pass the token in a file (`--token-file`) or in the variable \
+             {TOKEN}",
+            refusal.to_string().trim_end_matches('.')
+        ),
+        _ => with_flags(error.to_string()),
     }
+}
+
+/// Replaces the methods of the library in a message by flags.
+fn with_flags(message: String) -> String {
+    const FLAGS: [(&str, &str); 2] = [
+        (
+            "see `SandboxBuilder::lift`",
+            "`--lift` adds it, by a Python program in the sandbox",
+        ),
+        (
+            "raise it by `.max_bytes(…)` or `.max_entries(…)`",
+            "raise it by `--max-size` or `--max-entries`",
+        ),
+    ];
+    let replace = |message: String, (methods, flags)| message.replace(methods, flags);
+    FLAGS.into_iter().fold(message, replace)
 }

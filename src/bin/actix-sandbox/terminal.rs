@@ -63,7 +63,7 @@ pub(crate) async fn connect(
     };
     // Separate futures, so that a program that doesn't read its input can't block its output.
     let (mut keys, mut sizes) = (pin!(keys.fuse()), pin!(sizes.fuse()));
-    let mut shown = pin!(output::copy_to_stdout(screen));
+    let mut shown = pin!(output::copy_to_stdout(screen, |_| Ok(())));
     loop {
         tokio::select! {
             shown = &mut shown => {
