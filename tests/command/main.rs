@@ -13,4 +13,5 @@ mod support;
 
 mod bench;
 mod files;
+mod forward;
 mod serve;

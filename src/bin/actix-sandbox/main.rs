@@ -22,6 +22,8 @@ mod exec;
 mod failure;
 #[cfg(unix)]
 mod files;
+#[cfg(unix)]
+mod forward;
 #[cfg(target_os = "linux")]
 mod init;
 #[cfg(unix)]
@@ -115,6 +117,8 @@ enum Command {
     Cat(files::Cat),
     /// Prints the changes of files in a sandbox as they happen.
     Watch(files::Watch),
+    /// Forwards local ports to ports of a sandbox.
+    Forward(forward::Forward),
     /// Stores the files of a sandbox, for new sandboxes.
     Snapshot(store::Snapshot),
     /// Stores a sandbox and ends it. The next command that uses it restores it.
@@ -146,6 +150,7 @@ fn main() -> ExitCode {
         Command::Ls(list) => list.run(),
         Command::Cat(cat) => cat.run(),
         Command::Watch(watch) => watch.run(),
+        Command::Forward(forward) => forward.run(),
         Command::Snapshot(snapshot) => snapshot.run(),
         Command::Checkpoint(checkpoint) => checkpoint.run(),
         #[cfg(target_os = "linux")]

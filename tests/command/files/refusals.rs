@@ -14,7 +14,7 @@ use crate::support::{
 };
 
 /// Every command that uses the sandbox `id`.
-fn commands(id: &str) -> [Vec<String>; 5] {
+fn commands(id: &str) -> [Vec<String>; 6] {
     let place = at(id, "f");
     [
         vec!["cp".to_owned(), "stdin".to_owned(), place.clone()],
@@ -22,6 +22,7 @@ fn commands(id: &str) -> [Vec<String>; 5] {
         vec!["ls".to_owned(), place.clone()],
         vec!["cat".to_owned(), place.clone()],
         vec!["watch".to_owned(), place],
+        vec!["forward".to_owned(), id.to_owned(), "0:80".to_owned()],
     ]
 }
 
@@ -63,6 +64,10 @@ fn wrong_arguments_are_refused() {
         (&["ls", ":x"], "expected the id of a sandbox"),
         (&["cat"], "ID:PATH"),
         (&["watch", "a", "--output", "xml"], "xml"),
+        (&["forward", "a"], "PORT"),
+        (&["forward", "a", "x"], "expected PORT"),
+        (&["forward", "a", "0"], "expected PORT"),
+        (&["forward", "a", "localhost:1:2"], "expected PORT"),
         (
             &["top", "--interval", "1s", "--once"],
             "cannot be used with",
