@@ -15,3 +15,4 @@ mod bench;
 mod files;
 mod forward;
 mod serve;
+mod top;

@@ -67,6 +67,8 @@ mod store;
 #[cfg(unix)]
 mod terminal;
 #[cfg(unix)]
+mod top;
+#[cfg(unix)]
 mod usage;
 
 use std::process::ExitCode;
@@ -119,6 +121,8 @@ enum Command {
     Watch(files::Watch),
     /// Forwards local ports to ports of a sandbox.
     Forward(forward::Forward),
+    /// Shows what your sandboxes use: CPU, memory, disk and processes.
+    Top(top::Top),
     /// Stores the files of a sandbox, for new sandboxes.
     Snapshot(store::Snapshot),
     /// Stores a sandbox and ends it. The next command that uses it restores it.
@@ -151,6 +155,7 @@ fn main() -> ExitCode {
         Command::Cat(cat) => cat.run(),
         Command::Watch(watch) => watch.run(),
         Command::Forward(forward) => forward.run(),
+        Command::Top(top) => top.run(),
         Command::Snapshot(snapshot) => snapshot.run(),
         Command::Checkpoint(checkpoint) => checkpoint.run(),
         #[cfg(target_os = "linux")]

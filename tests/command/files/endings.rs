@@ -87,7 +87,11 @@ fn closed_pipes_end_the_commands_quietly() {
     }
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
-    for arguments in [&["ls", &id][..], &["watch", &id, "--output", "json"]] {
+    for arguments in [
+        &["ls", &id][..],
+        &["top", &id],
+        &["watch", &id, "--output", "json"],
+    ] {
         let mut command = cli.command(arguments);
         command.stdout(writer.try_clone().unwrap());
         command.stderr(Stdio::piped());

@@ -14,7 +14,7 @@ use crate::support::{
 };
 
 /// Every command that uses the sandbox `id`.
-fn commands(id: &str) -> [Vec<String>; 6] {
+fn commands(id: &str) -> [Vec<String>; 7] {
     let place = at(id, "f");
     [
         vec!["cp".to_owned(), "stdin".to_owned(), place.clone()],
@@ -23,6 +23,7 @@ fn commands(id: &str) -> [Vec<String>; 6] {
         vec!["cat".to_owned(), place.clone()],
         vec!["watch".to_owned(), place],
         vec!["forward".to_owned(), id.to_owned(), "0:80".to_owned()],
+        vec!["top".to_owned(), id.to_owned()],
     ]
 }
 
@@ -68,6 +69,7 @@ fn wrong_arguments_are_refused() {
         (&["forward", "a", "x"], "expected PORT"),
         (&["forward", "a", "0"], "expected PORT"),
         (&["forward", "a", "localhost:1:2"], "expected PORT"),
+        (&["top", "--interval", "0s"], "longer than 0"),
         (
             &["top", "--interval", "1s", "--once"],
             "cannot be used with",
