@@ -13,8 +13,11 @@ mod support;
 
 mod bench;
 mod doctor;
+mod files;
+mod forward;
 mod run;
 mod sandboxes;
 mod serve;
 mod service;
 mod shell;
+mod top;

@@ -5,17 +5,22 @@ use std::{fmt::Display, io, process::ExitCode};
 use actix_sandbox::{Error, server::ServerError};
 
 use crate::{
+    escape::escaped,
     service,
     shared::{self, say},
 };
 
 /// The status of a command that failed.
 pub(crate) const FAILED: u8 = 1;
+/// The status after wrong arguments, as with clap.
+pub(crate) const WRONG_ARGUMENTS: u8 = 2;
 /// The status of `run`, `shell`, `exec` and `attach` if the command itself failed, so that it
 /// differs from the statuses of most programs. `docker run` uses the same.
 pub(crate) const COMMAND_FAILED: u8 = 125;
 /// The status after a timeout, as with `timeout` of the GNU coreutils.
 pub(crate) const TIMED_OUT: u8 = 124;
+/// The status that a shell reports for a program that SIGINT ended.
+const INTERRUPTED: u8 = 128 + 2;
 /// The status that a shell reports for a program that SIGPIPE ended.
 const CLOSED_PIPE: u8 = 128 + 13;
 
@@ -50,6 +55,22 @@ impl Failure {
         }
     }
 
+    /// A read from, or a write to, a stream of the client that failed.
+    pub(crate) fn stream(error: io::Error) -> Self {
+        match error.downcast::<Error>() {
+            Ok(error) => error.into(),
+            Err(error) => Self::new(FAILED, error),
+        }
+    }
+
+    /// Drops the message after Ctrl-C, for commands that run until the user ends them.
+    pub(crate) fn quiet_if_interrupted(self) -> Self {
+        match self.status {
+            INTERRUPTED => Self::quiet(INTERRUPTED),
+            _ => self,
+        }
+    }
+
     /// Replaces the status [`FAILED`] by this one.
     pub(crate) fn with_status(mut self, status: u8) -> Self {
         if self.status == FAILED {
@@ -58,10 +79,11 @@ impl Failure {
         self
     }
 
-    /// Prints the reason and returns the exit code.
+    /// Prints the reason and returns the exit code. Escapes control characters, because the reason
+    /// may contain names from a sandbox.
     pub(crate) fn report(self) -> ExitCode {
         if let Some(reason) = self.reason {
-            say(reason);
+            say(escaped(&reason));
         }
         ExitCode::from(self.status)
     }

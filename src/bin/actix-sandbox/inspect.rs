@@ -50,11 +50,12 @@ struct Inspected {
     token: Option<String>,
 }
 
+/// A running process.
 #[derive(Serialize)]
-struct Process {
-    id: String,
-    program: String,
-    running_ms: u64,
+pub(crate) struct Process {
+    pub(crate) id: String,
+    pub(crate) program: String,
+    pub(crate) running_ms: u64,
 }
 
 impl From<RunningProcess> for Process {

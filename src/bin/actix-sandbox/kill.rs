@@ -8,7 +8,7 @@ use futures::{StreamExt, stream};
 
 use crate::{
     failure::Failure,
-    kept::{Kept, KeptSandboxes},
+    kept::Kept,
     known, output, process, runtime,
     service::{self, ServiceArguments},
     session::forget,
@@ -55,7 +55,7 @@ impl Kill {
 
     async fn kill(self) -> Result<ExitCode, Failure> {
         let kept = match self.all {
-            true => self.mine()?,
+            true => known::all(&self.service)?,
             false => self
                 .ids
                 .iter()
@@ -108,21 +108,5 @@ impl Kill {
         };
         forget(&id.as_str().into(), &kept.service).await?;
         Ok(said)
-    }
-
-    fn mine(&self) -> Result<Vec<Kept>, Failure> {
-        let only = match self.service.names_url() {
-            true => self.service.find()?,
-            false => None,
-        };
-        let mut kept = KeptSandboxes::open()?.all()?;
-        if let Some(only) = only {
-            kept.retain(|it| it.service.url == only.url);
-        }
-        let adjusted = kept.into_iter().map(|mut it| {
-            it.service = self.service.adjust(it.service)?;
-            Ok(it)
-        });
-        adjusted.collect()
     }
 }

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// How long to retry while the server still treats an earlier command as attached.
-const FREE_WITHIN: Duration = Duration::from_secs(3);
+pub(crate) const FREE_WITHIN: Duration = Duration::from_secs(3);
 /// How often to retry.
 const RETRY_EVERY: Duration = Duration::from_millis(100);
 
@@ -50,27 +50,59 @@ pub(crate) fn find(id: &str, arguments: &ServiceArguments) -> Result<Kept, Failu
     Ok(kept)
 }
 
+/// All sandboxes of this user. `--url` limits them to those of a service.
+pub(crate) fn all(arguments: &ServiceArguments) -> Result<Vec<Kept>, Failure> {
+    let only = match arguments.names_url() {
+        true => arguments.find()?,
+        false => None,
+    };
+    let mut kept = KeptSandboxes::open()?.all()?;
+    if let Some(only) = only {
+        kept.retain(|it| it.service.url == only.url);
+    }
+    let adjusted = kept.into_iter().map(|mut it| {
+        it.service = arguments.adjust(it.service)?;
+        Ok(it)
+    });
+    adjusted.collect()
+}
+
 /// Attaches to a sandbox of this user. Forgets it if it no longer exists.
 pub(crate) async fn attach(kept: &Kept) -> Result<Sandbox, Failure> {
     let error = match try_attach(kept).await? {
         Ok(sandbox) => return Ok(sandbox),
         Err(error) => error,
     };
+    Err(failed(kept, &error).await)
+}
+
+/// Why an attach failed. Forgets the sandbox if it no longer exists.
+pub(crate) async fn failed(kept: &Kept, error: &Error) -> Failure {
     if error.kind() != ErrorKind::NotFound {
-        return Err(describe(kept, &error));
+        return describe(kept, error);
     }
-    forget(&kept.id.as_str().into(), &kept.service).await?;
-    Err(format!(
-        "{} no longer exists on {}: it was killed, or ended after its idle timeout",
-        kept.id,
-        kept.service.shown()
-    )
-    .into())
+    match forget(&kept.id.as_str().into(), &kept.service).await {
+        Err(reason) => reason.into(),
+        Ok(()) => format!(
+            "{} no longer exists on {}: it was killed, or ended after its idle timeout",
+            kept.id,
+            kept.service.shown()
+        )
+        .into(),
+    }
 }
 
 /// Attaches to a sandbox of this user. Waits a little while another client is attached.
 pub(crate) async fn try_attach(kept: &Kept) -> Result<Result<Sandbox, Error>, Failure> {
-    let deadline = Instant::now() + FREE_WITHIN;
+    try_attach_within(kept, FREE_WITHIN).await
+}
+
+/// Attaches to a sandbox of this user. Waits for so long while another client is attached.
+pub(crate) async fn try_attach_within(
+    kept: &Kept,
+    wait: Duration,
+) -> Result<Result<Sandbox, Error>, Failure> {
+    let deadline = Instant::now() + wait;
     loop {
         let Service { url, .. } = &kept.service;
         let builder = Sandbox::attach(url, kept.id.as_str(), kept.token.as_str());

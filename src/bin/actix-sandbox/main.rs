@@ -17,9 +17,15 @@ mod create;
 #[cfg(unix)]
 mod doctor;
 #[cfg(unix)]
+mod escape;
+#[cfg(unix)]
 mod exec;
 #[cfg(unix)]
 mod failure;
+#[cfg(unix)]
+mod files;
+#[cfg(unix)]
+mod forward;
 #[cfg(target_os = "linux")]
 mod init;
 #[cfg(unix)]
@@ -38,6 +44,8 @@ mod list;
 mod logging;
 #[cfg(unix)]
 mod notices;
+#[cfg(unix)]
+mod operation;
 #[cfg(unix)]
 mod output;
 #[cfg(unix)]
@@ -62,6 +70,8 @@ mod signals;
 mod store;
 #[cfg(unix)]
 mod terminal;
+#[cfg(unix)]
+mod top;
 #[cfg(unix)]
 mod usage;
 
@@ -105,6 +115,18 @@ enum Command {
     Attach(attach::Attach),
     /// Kills sandboxes, or a process in one.
     Kill(kill::Kill),
+    /// Copies files and directories between this machine and a sandbox.
+    Cp(files::Copy),
+    /// Lists the files of a directory in a sandbox.
+    Ls(files::List),
+    /// Writes files of a sandbox to standard output.
+    Cat(files::Cat),
+    /// Prints the changes of files in a sandbox as they happen.
+    Watch(files::Watch),
+    /// Forwards local ports to ports of a sandbox.
+    Forward(forward::Forward),
+    /// Shows what your sandboxes use: CPU, memory, disk and processes.
+    Top(top::Top),
     /// Stores the files of a sandbox, for new sandboxes.
     Snapshot(store::Snapshot),
     /// Stores a sandbox and ends it. The next command that uses it restores it.
@@ -134,6 +156,12 @@ fn main() -> ExitCode {
         Command::Exec(exec) => exec.run(),
         Command::Attach(attach) => attach.run(),
         Command::Kill(kill) => kill.run(),
+        Command::Cp(copy) => copy.run(),
+        Command::Ls(list) => list.run(),
+        Command::Cat(cat) => cat.run(),
+        Command::Watch(watch) => watch.run(),
+        Command::Forward(forward) => forward.run(),
+        Command::Top(top) => top.run(),
         Command::Snapshot(snapshot) => snapshot.run(),
         Command::Checkpoint(checkpoint) => checkpoint.run(),
         #[cfg(target_os = "linux")]

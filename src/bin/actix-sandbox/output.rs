@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::failure::Failure;
+use crate::{escape::escaped, failure::Failure};
 
 const STDOUT: &str = "standard output";
 
@@ -35,6 +35,12 @@ pub(crate) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     print_line(&text)
 }
 
+/// Writes a value to stdout as a line of JSON.
+pub(crate) fn print_json_line(value: &impl Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string(value).map_err(|error| error.to_string())?;
+    print_line(&text)
+}
+
 /// Returns lines with aligned columns. The first row is the heading. Control characters are escaped,
 /// because names from a sandbox could control the terminal.
 pub(crate) fn table(rows: &[Vec<String>]) -> String {
@@ -57,30 +63,25 @@ pub(crate) fn table(rows: &[Vec<String>]) -> String {
     text
 }
 
-/// Escapes control characters.
-pub(crate) fn escaped(text: &str) -> String {
-    let escape = |it: char| match it.is_control() {
-        true => it.escape_default().to_string(),
-        false => it.to_string(),
-    };
-    text.chars().map(escape).collect()
-}
-
 /// Copies the two outputs of a process to those of this one until both end.
 pub(crate) async fn copy_outputs(
     mut out: impl AsyncRead + Unpin,
     mut err: impl AsyncRead + Unpin,
 ) -> Result<(), Failure> {
     let (mut to, mut err_to) = (tokio::io::stdout(), tokio::io::stderr());
-    let out = copy(&mut out, &mut to, STDOUT);
-    let err = copy(&mut err, &mut err_to, "standard error");
+    let out = copy(&mut out, &mut to, STDOUT, |_| Ok(()));
+    let err = copy(&mut err, &mut err_to, "standard error", |_| Ok(()));
     futures::future::try_join(out, err).await?;
     Ok(())
 }
 
-/// Copies what a program in a terminal shows to stdout, until it ends.
-pub(crate) async fn copy_to_stdout(mut from: impl AsyncRead + Unpin) -> Result<(), Failure> {
-    copy(&mut from, &mut tokio::io::stdout(), STDOUT).await
+/// Copies a stream to stdout until it ends. Calls `check` with the number of bytes up to the end of
+/// each piece before it writes the piece, and stops if `check` fails.
+pub(crate) async fn copy_to_stdout(
+    mut from: impl AsyncRead + Unpin,
+    check: impl FnMut(u64) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    copy(&mut from, &mut tokio::io::stdout(), STDOUT, check).await
 }
 
 /// Flushes each piece, so that it appears at once.
@@ -88,14 +89,17 @@ async fn copy(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
     stream: &str,
+    mut check: impl FnMut(u64) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let mut buffer = vec![0; 64 * 1024];
+    let mut bytes = 0;
     loop {
-        let read = from.read(&mut buffer).await;
-        let read = read.map_err(|error| error.to_string())?;
+        let read = from.read(&mut buffer).await.map_err(Failure::stream)?;
         if read == 0 {
             return Ok(());
         }
+        bytes += read as u64;
+        check(bytes)?;
         let written = async {
             to.write_all(&buffer[..read]).await?;
             to.flush().await

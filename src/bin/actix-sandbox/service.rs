@@ -226,7 +226,10 @@ const FLAGS: [(&str, &str); 6] = [
         "`.checkpoint(true)` (the same as `.enable_sandbox_checkpoint(true)`)",
         "`--checkpoint`",
     ),
-    ("`.max_bytes(…)` or `.max_entries(…)`", "`--max-size`"),
+    (
+        "`.max_bytes(…)` or `.max_entries(…)`",
+        "`--max-size` or `--max-entries`",
+    ),
     ("`.google_auth(true)`", "`--google-auth`"),
 ];
 

@@ -66,7 +66,7 @@ pub(crate) async fn connect(
     let line_end = if raw.is_some() { "\r" } else { "" };
     let mut notices = pin!(notices::report(process.sandbox(), line_end).fuse());
     let ended = async {
-        output::copy_to_stdout(screen).await?;
+        output::copy_to_stdout(screen, |_| Ok(())).await?;
         Ok(process.wait().await?)
     };
     let mut ended = pin!(ended);
