@@ -80,9 +80,10 @@ impl FromStr for Signal {
     type Err = String;
 
     /// Parses a number from 1 to [`MAX`](Self::MAX), or the name of a constant, with or without the
-    /// prefix `SIG`.
+    /// prefix `SIG`, in any case.
     fn from_str(text: &str) -> Result<Self, String> {
-        let named = Self::named(text.strip_prefix("SIG").unwrap_or(text));
+        let name = text.to_ascii_uppercase();
+        let named = Self::named(name.strip_prefix("SIG").unwrap_or(&name));
         let signal = named.or_else(|| text.parse().ok().and_then(Self::from_number));
         signal.ok_or_else(|| {
             let text = text.escape_debug();

@@ -203,6 +203,31 @@ async fn a_signal_leaves_nothing_behind() {
     }
 }
 
+#[test]
+fn a_signal_ends_the_wait_for_code_on_stdin() {
+    let cli = Cli::new("http://127.0.0.1:1");
+    for signal in ["INT", "TERM"] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let mut command = cli.command(&["run", "-"]);
+        command.stdin(reader);
+        let running = Running::start(command);
+        running.signal(signal);
+        let status = running.end().status;
+        assert_eq!(status, if signal == "INT" { 130 } else { 143 });
+        drop(writer);
+    }
+}
+
+/// A sandbox chooses names, and they occur in errors.
+#[test]
+fn errors_do_not_control_the_terminal() {
+    let server = Program::start(&[]);
+    let cli = Cli::new(&server.url);
+    let ran = cli.run(&["run", "--download", "a\u{1b}[2J\u{202e}", "-c", ""]);
+    assert_eq!(ran.status, 125);
+    assert!(sentence(&ran).contains("a\\u{1b}[2J\\u{202e}"), "{ran:?}");
+}
+
 #[actix::test]
 async fn ctrl_c_interrupts_the_code() {
     let server = Program::start(&[]);
@@ -340,6 +365,16 @@ fn without_a_service_a_local_server_runs_the_code() {
     let cli = Cli::new("");
     let ran = cli.run(&["run", "--backend", "host", "-c", "print(6 * 7)"]);
     assert_eq!((ran.status, &*ran.stdout, &*ran.stderr), (0, "42\n", ""));
+    // A token for a service has no effect on it.
+    let mut command = cli.command(&["run", "--backend", "host", "-c", "print(6 * 7)"]);
+    command.env("ACTIX_SANDBOX_TOKEN", "x y");
+    assert_eq!(Running::start(command).end().status, 0);
+    let ran = cli.run(&["run", "--lift", "-c", ""]);
+    assert_eq!(ran.status, 125);
+    assert!(
+        sentence(&ran).contains("`--lift` needs a service"),
+        "{ran:?}"
+    );
     let ran = cli.run(&["run", "--keep", "-c", ""]);
     assert_eq!(ran.status, 125);
     assert!(sentence(&ran).contains("actix-sandbox serve"), "{ran:?}");

@@ -185,11 +185,26 @@ fn a_detached_process_is_resumed_and_killed() {
     drop(stdin);
     assert_eq!((ran.status, &*ran.stdout), (6, "one\ngot this\n"));
 
+    // Also after it has ended.
+    let process = cli.stdout_of(&["exec", "-d", &id, "sh", "-c", "echo short; exit 7"]);
+    let is_over = || {
+        let inspected = json(&cli.stdout_of(&["inspect", &id, "--output", "json"]));
+        inspected["processes"] == Value::Array(Vec::new())
+    };
+    while !is_over() {}
+    let ran = cli.run(&["attach", &id, process.trim()]);
+    assert_eq!((ran.status, &*ran.stdout), (7, "short\n"));
+    let ran = cli.run(&["attach", &id, process.trim()]);
+    assert_eq!(ran.status, 125);
+    assert!(sentence(&ran).contains("no process"), "{ran:?}");
+
     let process = cli.stdout_of(&["exec", "-d", &id, "sleep", "1000"]);
     let process = process.trim();
+    let ran = cli.run(&["kill", &id, "--process", ""]);
+    assert_eq!(ran.status, 1);
     let ran = cli.run(&["kill", &id, "--process", process, "--signal", "NOPE"]);
     assert_eq!(ran.status, 2);
-    cli.stdout_of(&["kill", &id, "--process", process, "--signal", "TERM"]);
+    cli.stdout_of(&["kill", &id, "--process", process, "--signal", "term"]);
     let ran = cli.run(&["attach", &id, "missing"]);
     assert_eq!(ran.status, 125);
     assert!(sentence(&ran).contains("no process `missing`"), "{ran:?}");
@@ -291,7 +306,7 @@ async fn a_sandbox_of_another_program_is_added_by_its_token() {
 }
 
 #[test]
-fn a_sandbox_that_is_gone_is_forgotten() {
+fn a_sandbox_that_is_gone_is_forgotten_by_kill() {
     let server = Program::start(&[]);
     let cli = Cli::new(&server.url);
     let id = cli.create();
@@ -305,9 +320,42 @@ fn a_sandbox_that_is_gone_is_forgotten() {
     assert_eq!(ran.status, 125);
     assert!(sentence(&ran).contains("no longer exists"), "{ran:?}");
     assert_eq!(
+        other.stdout_of(&["kill", &id]),
+        format!("{id} was already gone\n")
+    );
+    assert_eq!(
         other.stdout_of(&["list", "--mine", "--output", "json"]),
         "[]\n"
     );
+}
+
+/// Otherwise a token that the user exports for one service would go to all others, too.
+#[test]
+fn a_token_goes_only_to_the_service_that_it_is_for() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let cli = Cli::new("");
+    let directory = cli.home().join("state/actix-sandbox");
+    fs::create_dir_all(&directory).unwrap();
+    let file = directory.join("sandboxes.json");
+    for (variable, is_sent) in [("", false), (r#""token_variable": true,"#, true)] {
+        let kept = format!(
+            r#"{{"sandboxes": [{{"id": "sandbox-1", "token": "t", "created_ms": 0,
+                "service": {{ {variable} "url": "{url}" }} }}]}}"#
+        );
+        fs::write(&file, kept).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        let mut command = cli.command(&["exec", "sandbox-1", "true"]);
+        command.env("ACTIX_SANDBOX_TOKEN", "a-token-for-another-service");
+        let running = Running::start(command);
+        let (stream, _) = listener.accept().unwrap();
+        let head = BufReader::new(&stream).lines().map_while(Result::ok);
+        let head: Vec<_> = head.take_while(|line| !line.is_empty()).collect();
+        let has_token = head.iter().any(|line| line.contains("a-token-for-another"));
+        assert_eq!(has_token, is_sent, "{head:?}");
+        drop(stream);
+        assert_eq!(running.end().status, 125);
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use clap::Args;
 use crate::{
     attached,
     failure::{COMMAND_FAILED, Failure},
-    kept::Kept,
+    kept::{Kept, KeptSandboxes},
     known, output, process, runtime,
     service::ServiceArguments,
     session::record,
@@ -53,6 +53,7 @@ impl Attach {
                 service: self.service.require()?,
                 created_ms: 0,
                 checkpoint: None,
+                processes: Vec::new(),
             },
             None => known::find(&self.id, &self.service)?,
         };
@@ -65,11 +66,13 @@ impl Attach {
             return Ok(ExitCode::SUCCESS);
         };
         let resumed = async {
-            let reference = process::find(&sandbox, id).await?;
-            Ok(sandbox.attach_process(&reference).await?)
+            let reference = process::find(&sandbox, &kept, id).await?;
+            let process = sandbox.attach_process(&reference).await?;
+            Ok((process, reference.exec_id().to_owned()))
         };
-        let process = signals.or(resumed).await?;
+        let (process, id) = signals.or(resumed).await?;
         let end = attached::run(&process, &mut signals).await?;
+        KeptSandboxes::open()?.remove_process(&kept, &id).await?;
         Ok(attached::status(&end))
     }
 }

@@ -1,8 +1,8 @@
 //! Runs a process in a sandbox with the standard streams of this command.
 
-use std::{pin::pin, process::ExitCode};
+use std::{cell::Cell, pin::pin, process::ExitCode};
 
-use actix_sandbox::{ErrorKind, Process, ProcessEnd, Signal as SandboxSignal};
+use actix_sandbox::{BuiltinErrorKind, ErrorKind, Process, ProcessEnd, Signal as SandboxSignal};
 use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
 use nix::sys::signal::Signal;
 use tokio::time::Instant;
@@ -27,6 +27,22 @@ pub(crate) async fn run_to_the_end(
     ended.map(|end| status(&end))
 }
 
+/// Awaits the start of a process. If a signal arrives first, kills the process.
+pub(crate) async fn started(
+    start: impl Future<Output = Result<Process, Failure>>,
+    signals: &mut Signals,
+) -> Result<Process, Failure> {
+    match signals.while_creating(start).await {
+        Ok(started) => started,
+        Err((stopped, started)) => {
+            if let Some(Ok(process)) = started {
+                kill(&process, signals).await;
+            }
+            Err(stopped)
+        }
+    }
+}
+
 /// Kills a process before the command fails for another reason.
 pub(crate) async fn kill(process: &Process, signals: &mut Signals) {
     match signals.clean_up(process.kill()).await {
@@ -47,16 +63,21 @@ pub(crate) async fn run(process: &Process, signals: &mut Signals) -> Result<Proc
     };
     let mut ended = pin!(ended);
     let mut input = pin!(input::copy_to(process).fuse());
-    let mut notices = pin!(notices::report(process.sandbox(), "").fuse());
+    let is_lost = Cell::new(false);
+    let mut notices = pin!(notices::report(process.sandbox(), &is_lost, "", "\n").fuse());
     // A signal waits for a lost connection, so it must not hold up what follows.
     let mut interrupts = FuturesUnordered::new();
     let mut first = None;
     loop {
         tokio::select! {
-            ended = &mut ended => return ended,
+            ended = &mut ended => return match ended {
+                // Protocol v1 has no signals, so Ctrl-C has killed it.
+                Ok(ProcessEnd::Killed) if first.is_some() => Err(ended_by(Signal::SIGINT)),
+                ended => ended,
+            },
             () = &mut input => {}
             () = &mut notices => {}
-            Some(sent) = interrupts.next() => sent?,
+            Some(()) = interrupts.next() => {}
             signal = signals.next() => {
                 let first = *first.get_or_insert_with(Instant::now);
                 if signal != Signal::SIGINT || first.elapsed() > SAME_WITHIN {
@@ -69,14 +90,16 @@ pub(crate) async fn run(process: &Process, signals: &mut Signals) -> Result<Proc
 }
 
 /// Sends SIGINT to the process group. Under protocol v1, which has no signals, kills the process.
-async fn interrupt(process: &Process) -> Result<(), Failure> {
+async fn interrupt(process: &Process) {
     let mut sent = process.signal_group(SandboxSignal::INT).await;
     if matches!(&sent, Err(error) if error.kind() == ErrorKind::Unsupported) {
         sent = process.kill().await;
     }
-    match sent {
-        Err(error) if error.kind() != ErrorKind::ProcessEnded => Err(error.into()),
-        _ => Ok(()),
+    match sent.map_err(|error| (error.kind(), error)) {
+        // The process has ended in the meantime. Its output may still arrive.
+        Ok(())
+        | Err((ErrorKind::ProcessEnded | ErrorKind::Builtin(BuiltinErrorKind::NotFound), _)) => {}
+        Err((_, error)) => say(format_args!("cannot interrupt the process: {error}")),
     }
 }
 
@@ -89,7 +112,7 @@ pub(crate) fn status(end: &ProcessEnd) -> ExitCode {
             ExitCode::from(u8::try_from(*signal).map_or(u8::MAX, |signal| signal | 128))
         }
         ProcessEnd::TimedOut => {
-            say("the code ran longer than `--timeout` and was killed");
+            say("the time limit has ended the code: that of `--timeout`, or that of the service");
             ExitCode::from(TIMED_OUT)
         }
         ProcessEnd::Unknown => {

@@ -76,6 +76,10 @@ impl Code {
         };
         if let (Some(interpreter), Some(name)) = (interpreter, &self.file) {
             match sandbox.files().write(&**name, self.text.clone()).await {
+                // A name that starts with a dash must not be an option.
+                Ok(_) if name.starts_with('-') => {
+                    return Ok(sandbox.program(interpreter).arg(format!("./{name}")));
+                }
                 Ok(_) => return Ok(sandbox.program(interpreter).arg(name)),
                 // A service that speaks only v1 has no files.
                 Err(error) if error.kind() == ErrorKind::Unsupported => {}

@@ -1,6 +1,10 @@
 //! The configuration file: the service that commands use by default.
 
-use std::{fs, io, os::unix::fs::MetadataExt, path::PathBuf};
+use std::{
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
 
 use etcetera::BaseStrategy;
 use serde::Deserialize;
@@ -13,38 +17,65 @@ pub(crate) const DIRECTORY: &str = "actix-sandbox";
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Config {
-    pub(crate) service: Option<Service>,
+    service: Option<ConfiguredService>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConfiguredService {
+    url: String,
+    /// A relative path starts at the directory of the configuration file.
+    token_file: Option<PathBuf>,
+    #[serde(default)]
+    lift: bool,
+    #[serde(default)]
+    google_auth: bool,
 }
 
 impl Config {
-    /// Reads the file. Returns the defaults if there is none.
-    pub(crate) fn read() -> Result<Self, Failure> {
+    /// Reads the service in the file. `None` if there is no file, or no service in it.
+    pub(crate) fn read() -> Result<Option<Service>, Failure> {
         // Without a home directory, there is no configuration.
         let Ok(path) = path() else {
-            return Ok(Self::default());
+            return Ok(None);
         };
-        let failed = |reason: String| {
-            Failure::from(format!(
+        let config = Self::read_from(&path).map_err(|reason| {
+            format!(
                 "cannot use the configuration file {}: {reason}",
                 path.display()
-            ))
-        };
-        let text = match fs::read_to_string(&path) {
+            )
+        })?;
+        let directory = path.parent().unwrap_or(Path::new("/"));
+        Ok(config.service.map(|configured| {
+            let mut service = Service::new(configured.url);
+            service.token_file = configured.token_file.map(|file| directory.join(file));
+            service.lift = configured.lift;
+            service.google_auth = configured.google_auth;
+            service
+        }))
+    }
+
+    fn read_from(path: &Path) -> Result<Self, String> {
+        let text = match fs::read_to_string(path) {
             Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
-            Err(error) => return Err(failed(error.to_string())),
+            Err(error) => match error.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+                    return Ok(Self::default());
+                }
+                _ => return Err(error.to_string()),
+            },
         };
-        let meta = fs::metadata(&path).map_err(|error| failed(error.to_string()))?;
+        let meta = fs::metadata(path).map_err(|error| error.to_string())?;
         if meta.mode() & 0o022 != 0 {
-            return Err(failed(format!(
+            return Err(format!(
                 "other users may write to it (mode {:04o}): run `chmod go-w`",
                 meta.mode() & 0o7777
-            )));
+            ));
         }
         toml::from_str(&text).map_err(|error| {
             let before = error.span().and_then(|span| text.get(..span.start));
             let line = before.map_or(1, |before| before.matches('\n').count() + 1);
-            failed(format!("line {line}: {}", error.message()))
+            format!("line {line}: {}", error.message())
         })
     }
 }

@@ -13,8 +13,8 @@ use crate::{
     output::{self, Format},
     runtime,
     service::ServiceArguments,
-    session::{created, record},
-    shared::{Assignment, assignment, duration, label, positive_u64, size},
+    session::{created, forget, kill, record},
+    shared::{Assignment, assignment, duration, label, positive_u64, say, size},
     signals::Signals,
 };
 
@@ -98,8 +98,10 @@ impl Create {
         };
         if recorded.is_err() {
             // Its id is not known to the user, or its token is not stored.
-            sandbox.kill().await?;
-            crate::session::forget(id, &service).await?;
+            match kill(&sandbox, &mut signals).await {
+                Ok(()) => forget(id, &service).await.unwrap_or_else(say),
+                Err(failure) => drop(failure.report()),
+            }
         }
         recorded.map(|()| ExitCode::SUCCESS)
     }

@@ -2,13 +2,14 @@
 
 use std::{process::ExitCode, time::Duration};
 
-use actix_sandbox::{Command, Language, Sandbox};
+use actix_sandbox::{Command, Language, Process, Sandbox};
 use clap::Args;
 
 use crate::{
     attached,
     failure::{COMMAND_FAILED, Failure},
-    known::KnownSandbox,
+    kept::{Kept, KeptSandboxes},
+    known::{self, KnownSandbox},
     output, runtime,
     shared::{Assignment, assignment, duration},
     signals::Signals,
@@ -32,7 +33,8 @@ pub(crate) struct Exec {
     )]
     program: Vec<String>,
 
-    /// Runs this code instead of a program. The words after it are its arguments.
+    /// Runs this code instead of a program. The words after it are its arguments, from `--` on even
+    /// those that start with a dash.
     #[arg(short = 'c', long, value_name = "CODE", allow_hyphen_values = true)]
     code: Option<String>,
 
@@ -65,15 +67,16 @@ impl Exec {
     }
 
     async fn start(self, mut signals: Signals) -> Result<ExitCode, Failure> {
-        let started = async {
-            let sandbox = self.sandbox.attach().await?;
-            Ok(self.command(&sandbox).spawn().await?)
-        };
-        let process = signals.or(started).await?;
+        let kept = self.sandbox.find()?;
+        let sandbox = signals.or(known::attach(&kept)).await?;
+        let started = async { Ok(self.command(&sandbox).spawn().await?) };
+        let process = attached::started(started, &mut signals).await?;
         if self.detach {
-            let reference = process.to_ref().await?;
-            output::print_line(reference.exec_id())?;
-            return Ok(ExitCode::SUCCESS);
+            let detached = detach(&process, &kept).await;
+            if detached.is_err() {
+                attached::kill(&process, &mut signals).await;
+            }
+            return detached.map(|()| ExitCode::SUCCESS);
         }
         attached::run_to_the_end(&process, &mut signals).await
     }
@@ -94,4 +97,12 @@ impl Exec {
         }
         command
     }
+}
+
+/// Stores a reference to a process and prints its id.
+async fn detach(process: &Process, kept: &Kept) -> Result<(), Failure> {
+    let reference = process.to_ref().await?;
+    let id = reference.exec_id().to_owned();
+    KeptSandboxes::open()?.add_process(kept, reference).await?;
+    output::print_line(&id)
 }

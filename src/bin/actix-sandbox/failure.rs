@@ -1,11 +1,10 @@
 //! [`Failure`]: why a command failed, and its exit status.
 
-use std::{fmt::Display, io, process::ExitCode};
+use std::{fmt::Display, io, process::ExitCode, time::Duration};
 
 use actix_sandbox::{Error, server::ServerError};
 
 use crate::{
-    escape::escaped,
     service,
     shared::{self, say},
 };
@@ -23,6 +22,9 @@ pub(crate) const TIMED_OUT: u8 = 124;
 const INTERRUPTED: u8 = 128 + 2;
 /// The status that a shell reports for a program that SIGPIPE ended.
 const CLOSED_PIPE: u8 = 128 + 13;
+
+/// How long the end of a command waits for the reader of stderr.
+const SAID_WITHIN: Duration = Duration::from_secs(1);
 
 /// Why a command failed.
 pub(crate) struct Failure {
@@ -79,11 +81,16 @@ impl Failure {
         self
     }
 
-    /// Prints the reason and returns the exit code. Escapes control characters, because the reason
-    /// may contain names from a sandbox.
+    /// Prints the reason and returns the exit code.
     pub(crate) fn report(self) -> ExitCode {
         if let Some(reason) = self.reason {
-            say(escaped(&reason));
+            // In a thread, because a paused reader of stderr must not prevent the end.
+            let (done, is_done) = std::sync::mpsc::sync_channel(1);
+            std::thread::spawn(move || {
+                say(reason);
+                let _ = done.send(());
+            });
+            let _ = is_done.recv_timeout(SAID_WITHIN);
         }
         ExitCode::from(self.status)
     }

@@ -16,6 +16,10 @@ use crate::{
     usage::{self, age, short},
 };
 
+/// Shows what is known about a sandbox: state, usage, processes and ports.
+///
+/// The command attaches to the sandbox, unless another client is attached. So it restores a
+/// sandbox that is checkpointed, and the idle timeout starts anew.
 #[derive(Args)]
 pub(crate) struct Inspect {
     #[command(flatten)]

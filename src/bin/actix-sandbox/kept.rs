@@ -10,7 +10,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use actix_sandbox::{Sandbox, SandboxId};
+use actix_sandbox::{ProcessRef, Sandbox, SandboxId};
 use etcetera::BaseStrategy;
 use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
@@ -20,6 +20,8 @@ use crate::{config, service::Service};
 
 /// Maximum number of sandboxes in the file.
 const MAX_KEPT: usize = 10_000;
+/// Maximum number of detached processes of a sandbox. A server keeps the ends of so many.
+const MAX_PROCESSES: usize = 64;
 /// Maximum size of the file, in bytes.
 const MAX_BYTES: u64 = 16 * 1024 * 1024;
 /// How long to wait for another command that changes the file.
@@ -39,6 +41,9 @@ pub(crate) struct Kept {
     /// Whether it was created with `--checkpoint`. `None` if another program has created it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) checkpoint: Option<bool>,
+    /// The processes that run detached, the oldest first. They may have ended.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) processes: Vec<ProcessRef>,
 }
 
 impl Kept {
@@ -51,12 +56,13 @@ impl Kept {
             service: service.clone(),
             created_ms: u64::try_from(now).unwrap_or(u64::MAX),
             checkpoint,
+            processes: Vec::new(),
         }
     }
 
     /// Whether this is the sandbox with this id on this service.
     fn is(&self, id: &SandboxId, service: &Service) -> bool {
-        self.id == id.as_str() && self.service.url == service.url
+        self.id == id.as_str() && self.service.is_same(service)
     }
 }
 
@@ -98,6 +104,36 @@ impl KeptSandboxes {
         .await
     }
 
+    /// Adds a detached process of a sandbox.
+    pub(crate) async fn add_process(&self, of: &Kept, process: ProcessRef) -> Result<(), String> {
+        self.change_processes(of, |all| {
+            all.push(process);
+            all.drain(..all.len().saturating_sub(MAX_PROCESSES));
+        })
+        .await
+    }
+
+    /// Removes a process of a sandbox that has ended.
+    pub(crate) async fn remove_process(&self, of: &Kept, id: &str) -> Result<(), String> {
+        self.change_processes(of, |all| all.retain(|it| it.exec_id() != id))
+            .await
+    }
+
+    async fn change_processes(
+        &self,
+        of: &Kept,
+        edit: impl FnOnce(&mut Vec<ProcessRef>),
+    ) -> Result<(), String> {
+        let id = SandboxId::from(of.id.clone());
+        self.change(|all| {
+            if let Some(kept) = all.iter_mut().find(|kept| kept.is(&id, &of.service)) {
+                edit(&mut kept.processes);
+            }
+            Ok(())
+        })
+        .await
+    }
+
     /// Removes a sandbox, if it is there.
     pub(crate) async fn remove(&self, id: &SandboxId, service: &Service) -> Result<(), String> {
         self.change(|all| {
@@ -111,7 +147,7 @@ impl KeptSandboxes {
     pub(crate) fn find(&self, id: &str, service: Option<&Service>) -> Result<Kept, String> {
         let mut all = self.all()?;
         if let Some(service) = service {
-            all.retain(|kept| kept.service.url == service.url);
+            all.retain(|kept| kept.service.is_same(service));
         }
         let is_exact = |kept: &&Kept| kept.id == id;
         let starts = |kept: &&Kept| {
@@ -190,7 +226,14 @@ impl KeptSandboxes {
         // file as it is.
         let mut file = tempfile::NamedTempFile::new_in(directory).map_err(cannot)?;
         let json = serde_json::to_vec_pretty(&content).map_err(|error| cannot(error.into()))?;
+        if json.len() as u64 > MAX_BYTES {
+            return Err(format!(
+                "cannot write to {}: it would exceed {MAX_BYTES} bytes",
+                self.0.display()
+            ));
+        }
         file.write_all(&json).map_err(cannot)?;
+        file.as_file().sync_all().map_err(cannot)?;
         file.persist(&self.0).map_err(|error| cannot(error.error))?;
         Ok(())
     }

@@ -2,16 +2,13 @@
 
 use std::process::ExitCode;
 
-use actix_sandbox::{ErrorKind, Signal};
+use actix_sandbox::{Error, ErrorKind, Signal};
 use clap::Args;
 use futures::{StreamExt, stream};
 
 use crate::{
-    failure::Failure,
-    kept::Kept,
-    known, output, process, runtime,
-    service::{self, ServiceArguments},
-    session::forget,
+    failure::Failure, kept::Kept, known, output, process, runtime, service::ServiceArguments,
+    session::forget, shared::say,
 };
 
 /// How many sandboxes are killed concurrently.
@@ -32,7 +29,7 @@ pub(crate) struct Kill {
     #[arg(long, requires = "all")]
     mine: bool,
 
-    /// Kills only this process in the sandbox: its id, or an unambiguous prefix, as `top` shows it.
+    /// Kills only this process in the sandbox: its id, or an unambiguous prefix, as `top` and `inspect` show it.
     #[arg(long, value_name = "PROCESS", conflicts_with = "all")]
     process: Option<String>,
 
@@ -67,7 +64,7 @@ impl Kill {
                 return Err("`--process` needs one sandbox".into());
             };
             let sandbox = known::attach(kept).await?;
-            let process = process::find(&sandbox, id).await?;
+            let process = process::find(&sandbox, kept, id).await?;
             let process = sandbox.attach_process(&process).await?;
             match self.signal {
                 Some(signal) => process.signal(signal).await?,
@@ -87,6 +84,9 @@ impl Kill {
                 }
             }
         }
+        if kept.is_empty() {
+            say("no sandboxes of this user");
+        }
         match failures {
             0 => Ok(ExitCode::SUCCESS),
             _ => Err(format!("{failures} of {} sandboxes may still run", kept.len()).into()),
@@ -96,17 +96,32 @@ impl Kill {
     /// Kills a sandbox and forgets it. Returns what happened.
     async fn end(&self, kept: &Kept) -> Result<String, Failure> {
         let id = &kept.id;
-        let killed = match known::try_attach(kept).await? {
-            Ok(sandbox) => sandbox.kill().await,
-            Err(error) => Err(error),
-        };
+        let mut killed = kill(kept).await;
+        if is_not_found(&killed) {
+            // A service with several instances may have asked another one.
+            killed = kill(kept).await;
+        }
         let said = match killed {
-            Ok(()) => format!("killed {id}"),
-            Err(error) if error.kind() == ErrorKind::NotFound => format!("{id} was already gone"),
-            Err(error) if self.forget => format!("forgot {id}: {}", service::failed(&error)),
-            Err(error) => return Err(known::describe(kept, &error)),
+            Ok(Ok(())) => format!("killed {id}"),
+            killed if is_not_found(&killed) => format!("{id} was already gone"),
+            _ if self.forget => format!("forgot {id}"),
+            Ok(Err(error)) => return Err(known::describe(kept, &error)),
+            Err(failure) => return Err(failure),
         };
         forget(&id.as_str().into(), &kept.service).await?;
         Ok(said)
     }
+}
+
+type Killed = Result<Result<(), Error>, Failure>;
+
+async fn kill(kept: &Kept) -> Killed {
+    Ok(match known::try_attach(kept).await? {
+        Ok(sandbox) => sandbox.kill().await,
+        Err(error) => Err(error),
+    })
+}
+
+fn is_not_found(killed: &Killed) -> bool {
+    matches!(killed, Ok(Err(error)) if error.kind() == ErrorKind::NotFound)
 }

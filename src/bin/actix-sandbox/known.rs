@@ -10,7 +10,6 @@ use crate::{
     failure::Failure,
     kept::{Kept, KeptSandboxes},
     service::{self, Service, ServiceArguments},
-    session::forget,
 };
 
 /// How long to retry while the server still treats an earlier command as attached.
@@ -58,7 +57,7 @@ pub(crate) fn all(arguments: &ServiceArguments) -> Result<Vec<Kept>, Failure> {
     };
     let mut kept = KeptSandboxes::open()?.all()?;
     if let Some(only) = only {
-        kept.retain(|it| it.service.url == only.url);
+        kept.retain(|it| it.service.is_same(&only));
     }
     let adjusted = kept.into_iter().map(|mut it| {
         it.service = arguments.adjust(it.service)?;
@@ -67,29 +66,10 @@ pub(crate) fn all(arguments: &ServiceArguments) -> Result<Vec<Kept>, Failure> {
     adjusted.collect()
 }
 
-/// Attaches to a sandbox of this user. Forgets it if it no longer exists.
+/// Attaches to a sandbox of this user.
 pub(crate) async fn attach(kept: &Kept) -> Result<Sandbox, Failure> {
-    let error = match try_attach(kept).await? {
-        Ok(sandbox) => return Ok(sandbox),
-        Err(error) => error,
-    };
-    Err(failed(kept, &error).await)
-}
-
-/// Why an attach failed. Forgets the sandbox if it no longer exists.
-pub(crate) async fn failed(kept: &Kept, error: &Error) -> Failure {
-    if error.kind() != ErrorKind::NotFound {
-        return describe(kept, error);
-    }
-    match forget(&kept.id.as_str().into(), &kept.service).await {
-        Err(reason) => reason.into(),
-        Ok(()) => format!(
-            "{} no longer exists on {}: it was killed, or ended after its idle timeout",
-            kept.id,
-            kept.service.shown()
-        )
-        .into(),
-    }
+    let attached = try_attach(kept).await?;
+    attached.map_err(|error| describe(kept, &error))
 }
 
 /// Attaches to a sandbox of this user. Waits a little while another client is attached.
@@ -117,13 +97,19 @@ pub(crate) async fn try_attach_within(
 
 /// Why a sandbox could not be used.
 pub(crate) fn describe(kept: &Kept, error: &Error) -> Failure {
+    let id = &kept.id;
     match error.kind() {
         ErrorKind::InUse => format!(
-            "{} is in use: only one command or program can be attached to a sandbox at a time; end \
-             the other one first",
-            kept.id
+            "{id} is in use: only one command or program can be attached to a sandbox at a time; end \
+             the other one first"
         ),
-        _ => format!("cannot use {}: {}", kept.id, service::failed(error)),
+        // It stays among the user's sandboxes: another instance of the service may know it.
+        ErrorKind::NotFound => format!(
+            "{id} no longer exists on {}: it was killed, or ended after its idle timeout; \
+             `actix-sandbox kill {id}` removes it from your sandboxes",
+            kept.service.shown()
+        ),
+        _ => format!("cannot use {id}: {}", service::failed(error)),
     }
     .into()
 }

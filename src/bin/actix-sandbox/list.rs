@@ -11,7 +11,8 @@ use serde::Serialize;
 
 use crate::{
     failure::Failure,
-    kept::{Kept, KeptSandboxes},
+    kept::Kept,
+    known,
     output::{self, Format},
     runtime,
     service::{Service, ServiceArguments},
@@ -88,19 +89,11 @@ impl List {
 
     /// The sandboxes of this user, with what their services say about them.
     async fn mine(&self) -> Result<Vec<Listed>, Failure> {
-        let only = match self.service.names_url() {
-            true => self.service.find()?,
-            false => None,
-        };
-        let mut kept = KeptSandboxes::open()?.all()?;
-        if let Some(only) = only {
-            kept.retain(|it| it.service.url == only.url);
-        }
         // The services are asked one after the other: most users have one or two.
         let mut answers: HashMap<String, Option<HashMap<String, SandboxInfo>>> = HashMap::new();
         let mut listed = Vec::new();
-        for kept in kept {
-            let service = self.service.adjust(kept.service.clone())?;
+        for kept in known::all(&self.service)? {
+            let service = kept.service.clone();
             if !answers.contains_key(&service.url) {
                 let all = self.of(&service).await.ok();
                 let by_id = |all: Vec<SandboxInfo>| {

@@ -107,7 +107,7 @@ enum Command {
     Create(Box<create::Create>),
     /// Lists the sandboxes of a service, or your own.
     List(list::List),
-    /// Shows what is known about a sandbox: state, usage, processes and ports.
+    // Its help is at the type.
     Inspect(inspect::Inspect),
     /// Runs a program in a sandbox.
     Exec(Box<exec::Exec>),

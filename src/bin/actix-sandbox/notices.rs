@@ -1,28 +1,38 @@
 //! Tells the user on stderr that the connection is lost, and that it is back.
 
+use std::cell::Cell;
+
 use actix_sandbox::{Sandbox, SandboxEvent};
 use futures::StreamExt;
+use tokio::task::spawn_blocking;
 
-use crate::shared::say;
+use crate::shared::say_with_end;
 
 /// Reports until the sandbox is over. Stays silent if the first attempt to reconnect succeeds, so
-/// that short interruptions don't disturb a screen. `line_end` comes before each line feed: a
-/// carriage return for a terminal in raw mode.
-pub(crate) async fn report(sandbox: &Sandbox, line_end: &str) {
+/// that short interruptions don't disturb a screen. `is_lost` is set from the report of a loss until
+/// the connection is back. `hint` follows the report, and `end` ends each line: a terminal in raw
+/// mode needs a carriage return.
+pub(crate) async fn report(
+    sandbox: &Sandbox,
+    is_lost: &Cell<bool>,
+    hint: &'static str,
+    end: &'static str,
+) {
+    // A paused reader of stderr must not hold up the command.
+    let say = |message: String| {
+        drop(spawn_blocking(move || say_with_end(message, end)));
+    };
     let mut events = sandbox.events();
-    let mut is_reported = false;
     while let Some(event) = events.next().await {
         match event {
             SandboxEvent::Reconnecting {
                 attempt: 2, cause, ..
             } => {
-                say(format_args!(
-                    "connection lost: {cause}; reconnecting{line_end}"
-                ));
-                is_reported = true;
+                is_lost.set(true);
+                say(format!("connection lost: {cause}; reconnecting{hint}"));
             }
-            SandboxEvent::Reconnected if std::mem::take(&mut is_reported) => {
-                say(format_args!("connection restored{line_end}"));
+            SandboxEvent::Reconnected if is_lost.replace(false) => {
+                say("connection restored".to_owned());
             }
             _ => {}
         }

@@ -32,13 +32,25 @@ pub(crate) fn print_line(line: &str) -> Result<(), Failure> {
 /// Writes a value to stdout as JSON with line breaks.
 pub(crate) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(value).map_err(|error| error.to_string())?;
-    print_line(&text)
+    print_line(&without_controls(&text))
 }
 
 /// Writes a value to stdout as a line of JSON.
 pub(crate) fn print_json_line(value: &impl Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string(value).map_err(|error| error.to_string())?;
-    print_line(&text)
+    print_line(&without_controls(&text))
+}
+
+/// Escapes the control characters that JSON allows in strings: U+009B controls terminals.
+fn without_controls(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for character in json.chars() {
+        match character {
+            '\u{7f}'..='\u{9f}' => text += &format!("\\u{:04x}", u32::from(character)),
+            _ => text.push(character),
+        }
+    }
+    text
 }
 
 /// Returns lines with aligned columns. The first row is the heading. Control characters are escaped,

@@ -1,24 +1,27 @@
-//! The running processes of a sandbox.
+//! The processes of a sandbox.
 
 use actix_sandbox::{ProcessRef, Sandbox};
 
-use crate::failure::Failure;
+use crate::{failure::Failure, kept::Kept};
 
-/// Finds the running process whose id is `id` or starts with it.
-pub(crate) async fn find(sandbox: &Sandbox, id: &str) -> Result<ProcessRef, Failure> {
-    let running = sandbox.processes().await?;
-    let mut found: Vec<_> = running
-        .into_iter()
-        .map(|it| it.process)
-        .filter(|it| it.exec_id().starts_with(id))
-        .collect();
-    if let Some(exact) = found.iter().position(|it| it.exec_id() == id) {
-        return Ok(found.swap_remove(exact));
+/// Finds the process whose id is `id` or starts with it, among those that run and those that were
+/// detached, which may have ended.
+pub(crate) async fn find(sandbox: &Sandbox, kept: &Kept, id: &str) -> Result<ProcessRef, Failure> {
+    let running = sandbox.processes().await?.into_iter();
+    let mut all: Vec<_> = running.map(|it| it.process).collect();
+    for detached in &kept.processes {
+        if all.iter().all(|it| it.exec_id() != detached.exec_id()) {
+            all.push(detached.clone());
+        }
     }
-    let id = id.escape_debug();
+    let is_found = |it: &ProcessRef| !id.is_empty() && it.exec_id().starts_with(id);
+    all.retain(is_found);
+    if let Some(exact) = all.iter().position(|it| it.exec_id() == id) {
+        return Ok(all.swap_remove(exact));
+    }
     let sandbox = sandbox.sandbox_id();
-    match found.len() {
-        1 => Ok(found.swap_remove(0)),
+    match all.len() {
+        1 => Ok(all.swap_remove(0)),
         0 => Err(format!(
             "no process `{id}` runs in {sandbox}: `actix-sandbox inspect {sandbox}` shows those that do"
         )

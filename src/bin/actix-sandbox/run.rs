@@ -41,7 +41,8 @@ pub(crate) struct Run {
     )]
     words: Vec<OsString>,
 
-    /// Runs this code instead of a file.
+    /// Runs this code instead of a file. The words after it are its arguments, from `--` on even
+    /// those that start with a dash.
     #[arg(
         short = 'c',
         long = "code",
@@ -87,16 +88,23 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    pub(crate) fn run(self) -> Result<ExitCode, Failure> {
-        let done = runtime::run(|signals| self.start(signals));
+    pub(crate) fn run(mut self) -> Result<ExitCode, Failure> {
+        // Before the signals are handled, because a read of stdin can't be cancelled.
+        let done = self.code().and_then(|(code, arguments)| {
+            runtime::run(|signals| self.start(code, arguments, signals))
+        });
         done.map_err(|failure| failure.with_status(COMMAND_FAILED))
     }
 
-    async fn start(mut self, mut signals: Signals) -> Result<ExitCode, Failure> {
+    async fn start(
+        mut self,
+        code: Code,
+        arguments: Vec<String>,
+        mut signals: Signals,
+    ) -> Result<ExitCode, Failure> {
         self.session.check_keep(self.keep)?;
-        let (code, arguments) = self.code()?;
         let snapshot = self.snapshot.take();
-        let session = Session::create(&self.session, snapshot, &mut signals).await?;
+        let session = Session::create(&self.session, snapshot, self.keep, &mut signals).await?;
         let done = self
             .in_session(code, arguments, &session, &mut signals)
             .await;
@@ -113,7 +121,8 @@ impl Run {
         session: &Session,
         signals: &mut Signals,
     ) -> Result<ExitCode, Failure> {
-        let process = signals.or(self.spawn(code, arguments, session)).await?;
+        let started = self.spawn(code, arguments, session);
+        let process = attached::started(started, signals).await?;
         let ended = attached::run(&process, signals).await;
         if ended.is_err() && self.keep {
             // The sandbox lives on, but its code must not.

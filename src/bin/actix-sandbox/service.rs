@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     config::Config,
     failure::Failure,
-    shared::{self, TOKEN, duration},
+    shared::{self, TOKEN, duration, variable},
 };
 
 /// The environment variable with the URL of the service.
@@ -54,13 +54,16 @@ pub(crate) struct ServiceArguments {
 }
 
 /// A service and how to authenticate to it. Stored with the sandboxes that are kept on it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Service {
     /// The URL. Its path may be a secret.
     pub(crate) url: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) token_file: Option<PathBuf>,
+    /// Whether the variable [`TOKEN`] has the access token. Otherwise the variable is not for this
+    /// service, which must not get it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    token_variable: bool,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) lift: bool,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -73,17 +76,19 @@ impl ServiceArguments {
     /// The service of the flags, the environment or the configuration file. `None` if none of them
     /// names one.
     pub(crate) fn find(&self) -> Result<Option<Service>, Failure> {
-        let variable = match std::env::var(URL) {
-            Ok(url) => Some(url).filter(|url| !url.is_empty()),
-            Err(std::env::VarError::NotPresent) => None,
-            Err(error) => return Err(format!("the variable {URL} cannot be used: {error}").into()),
-        };
-        let service = match self.url.clone().or(variable) {
+        let service = match self
+            .url
+            .clone()
+            .map_or_else(|| variable(URL), |url| Ok(Some(url)))?
+        {
             Some(url) => Some(Service::new(url)),
-            None => Config::read()?.service,
+            None => Config::read()?,
         };
-        let service = service.map(|service| self.adjust(service)).transpose()?;
-        Ok(service)
+        let Some(mut service) = service else {
+            return Ok(None);
+        };
+        service.token_variable = service.token_file.is_none() && variable(TOKEN)?.is_some();
+        Ok(Some(self.adjust(service)?))
     }
 
     /// Like [`find`](Self::find). Fails if there is no service.
@@ -97,6 +102,27 @@ impl ServiceArguments {
         })
     }
 
+    /// Fails if arguments need a service that is not named. Otherwise a user might believe that they
+    /// have an effect.
+    pub(crate) fn check_unused(&self) -> Result<(), Failure> {
+        #[cfg(feature = "google-auth")]
+        let google_auth = self.google_auth;
+        #[cfg(not(feature = "google-auth"))]
+        let google_auth = false;
+        let given = [
+            ("--token-file", self.token_file.is_some()),
+            ("--lift", self.lift),
+            ("--google-auth", google_auth),
+        ];
+        match given.iter().find(|(_, is_given)| *is_given) {
+            Some((flag, _)) => Err(format!(
+                "`{flag}` needs a service: pass its URL (`--url` or the variable {URL})"
+            )
+            .into()),
+            None => Ok(()),
+        }
+    }
+
     /// Whether the arguments name a URL.
     pub(crate) fn names_url(&self) -> bool {
         self.url.is_some()
@@ -108,6 +134,7 @@ impl ServiceArguments {
             let path = std::path::absolute(file);
             let path = path.map_err(|error| format!("cannot use {}: {error}", file.display()))?;
             service.token_file = Some(path);
+            service.token_variable = false;
         }
         service.lift |= self.lift;
         service.reconnect_timeout = self.reconnect_timeout;
@@ -125,10 +152,30 @@ impl Service {
         Self {
             url: url.into(),
             token_file: None,
+            token_variable: false,
             lift: false,
             google_auth: false,
             reconnect_timeout: None,
         }
+    }
+
+    /// Whether this is the same service, whatever its credentials.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        /// `ws://host/` is the same service as `http://host`.
+        fn base(url: &str) -> String {
+            let url = url.trim_end_matches('/');
+            match url.strip_prefix("ws") {
+                Some(rest) => format!("http{rest}"),
+                None => url.to_owned(),
+            }
+        }
+        base(&self.url) == base(&other.url)
+    }
+
+    /// How long clients try to reconnect.
+    pub(crate) fn reconnect_timeout(&self) -> Duration {
+        let default = ReconnectPolicy::default().max_elapsed;
+        self.reconnect_timeout.or(default).unwrap_or(Duration::MAX)
     }
 
     /// The URL without its path, which may be a secret.
@@ -142,52 +189,57 @@ impl Service {
         builder: SandboxBuilder<S>,
     ) -> Result<SandboxBuilder<S>, Failure> {
         let mut builder = builder.auto_reconnect(true).lift(self.lift).debug(true);
-        if self.reconnect_timeout.is_some() {
-            builder = builder.reconnect_policy(ReconnectPolicy {
-                max_elapsed: self.reconnect_timeout,
-                ..ReconnectPolicy::default()
-            });
+        builder = builder.reconnect_policy(ReconnectPolicy {
+            max_elapsed: Some(self.reconnect_timeout()),
+            ..ReconnectPolicy::default()
+        });
+        if self.google_auth {
+            return google(builder);
         }
-        match (self.google_auth, self.token()?) {
-            (true, _) => builder = google(builder)?,
-            (false, Some(token)) => builder = builder.bearer_token_source(source(token)),
-            (false, None) => {}
-        }
-        Ok(builder)
+        Ok(match self.has_token()? {
+            true => builder.bearer_token_source(self.token_source()),
+            false => builder,
+        })
     }
 
     /// Lists the sandboxes of the service.
     pub(crate) fn list(&self) -> Result<ListSandboxes, Failure> {
-        let mut list = Sandbox::list(&self.url);
-        if let Some(token) = self.token()? {
-            list = list.bearer_token_source(source(token));
-        }
+        let list = Sandbox::list(&self.url);
         #[cfg(feature = "google-auth")]
         if self.google_auth {
-            list = list.google_auth(true);
+            return Ok(list.google_auth(true));
         }
-        Ok(list)
+        Ok(match self.has_token()? {
+            true => list.bearer_token_source(self.token_source()),
+            false => list,
+        })
     }
 
-    /// Whether requests carry an access token.
-    pub(crate) fn has_token(&self) -> bool {
-        self.token().is_ok_and(|token| token.is_some())
+    /// Whether requests carry an access token. Fails if it can't be read.
+    pub(crate) fn has_token(&self) -> Result<bool, Failure> {
+        Ok(self.token()?.is_some())
     }
 
-    fn token(&self) -> Result<Option<BearerToken>, Failure> {
-        if self.google_auth {
-            return Ok(None);
+    fn token(&self) -> Result<Option<String>, String> {
+        match (&self.token_file, self.token_variable) {
+            (None, false) => Ok(None),
+            (file, _) => shared::token(file.as_deref()),
         }
-        let token = shared::token(self.token_file.as_deref())?;
-        Ok(token.map(BearerToken::new))
     }
-}
 
-/// A source that always returns this token.
-fn source(token: BearerToken) -> impl TokenSource {
-    move || {
-        let token = token.clone();
-        async move { Ok::<_, TokenError>(token) }
+    /// Reads the token again for each connection, because a sandbox may outlive a token.
+    fn token_source(&self) -> impl TokenSource + use<> {
+        let service = self.clone();
+        move || {
+            let token = service.token();
+            async move {
+                match token {
+                    Ok(Some(token)) => Ok(BearerToken::new(token)),
+                    Ok(None) => Err(TokenError::from(format!("the variable {TOKEN} is not set"))),
+                    Err(reason) => Err(TokenError::from(reason)),
+                }
+            }
+        }
     }
 }
 
@@ -242,7 +294,7 @@ pub(crate) fn failed(error: &Error) -> String {
     match cause {
         // The library's text is about its methods.
         Some(LinkError::UpgradeRefused(refusal)) if refusal.needs_credentials() => {
-            format!("cannot open the sandbox: {refusal}; {token}")
+            format!("the service refuses the request: {refusal}; {token}")
         }
         Some(LinkError::UpgradeRefused(refusal)) if [401, 403].contains(&refusal.status) => {
             format!("{error}; {token}")

@@ -1,25 +1,26 @@
 //! [`Session`]: a sandbox that a command creates, on a service or on a local server that ends with
 //! the command.
 
-use std::{fmt::Display, pin::pin, time::Duration};
+use std::{fmt::Display, time::Duration};
 
 use actix_sandbox::{
     ErrorKind, LocalServer, NewSandbox, Sandbox, SandboxBuilder, SandboxId,
     server::{Backend, ServerError},
 };
 use clap::Args;
-use nix::sys::signal::Signal;
 
 use crate::{
     failure::Failure,
     kept::{Kept, KeptSandboxes},
     service::{Service, ServiceArguments},
     shared::{backend, say},
-    signals::{Signals, ended_by},
+    signals::Signals,
 };
 
-/// After a signal, how long to wait for a sandbox that is being created, to kill it.
-const CREATED_WITHIN: Duration = Duration::from_secs(10);
+/// Idle timeout of a sandbox that is kept.
+const KEPT_IDLE: Duration = Duration::from_secs(60 * 60);
+/// How much longer than its reconnects a client may be away before its sandbox ends.
+const IDLE_MARGIN: Duration = Duration::from_secs(60);
 
 /// Where `run` and `shell` create their sandbox.
 #[derive(Args)]
@@ -30,7 +31,7 @@ pub(crate) struct SessionArguments {
     /// Backend of the local server, which runs the sandbox if no service is named: confined,
     /// gvisor, namespace, auto or host. host confines nothing: use it only for code that you trust
     /// [default: confined].
-    #[arg(long, value_parser = backend, conflicts_with = "url", help_heading = "Local server")]
+    #[arg(long, value_parser = local_backend, conflicts_with = "url", help_heading = "Local server")]
     backend: Option<Backend>,
 
     /// Lets the code use the network of this machine.
@@ -38,14 +39,32 @@ pub(crate) struct SessionArguments {
     network: bool,
 }
 
+/// Parses the name of a backend. An empty value, for example of an unset variable, means the
+/// default.
+fn local_backend(name: &str) -> Result<Backend, String> {
+    match name {
+        "" => Ok(Backend::Confined),
+        name => backend(name),
+    }
+}
+
 impl SessionArguments {
     /// The service of the arguments, the environment or the configuration file. `None` if the
     /// command starts a local server.
     pub(crate) fn service(&self) -> Result<Option<Service>, Failure> {
-        match self.backend.is_some() || self.network {
-            true => Ok(None),
-            false => self.service.find(),
+        let service = match self.is_local() {
+            true => None,
+            false => self.service.find()?,
+        };
+        if service.is_none() {
+            self.service.check_unused()?;
         }
+        Ok(service)
+    }
+
+    /// Whether an argument is about the local server.
+    pub(crate) fn is_local(&self) -> bool {
+        self.backend.is_some() || self.network
     }
 
     pub(crate) fn service_arguments(&self) -> &ServiceArguments {
@@ -82,6 +101,7 @@ impl Session {
     pub(crate) async fn create(
         arguments: &SessionArguments,
         snapshot: Option<String>,
+        keep: bool,
         signals: &mut Signals,
     ) -> Result<Self, Failure> {
         let (service, server) = match arguments.service()? {
@@ -96,6 +116,10 @@ impl Session {
         if let Some(name) = snapshot {
             builder = builder.snapshot(name);
         }
+        builder = builder.idle_timeout(match keep {
+            true => KEPT_IDLE,
+            false => service.reconnect_timeout().saturating_add(IDLE_MARGIN),
+        });
         let sandbox = match created(builder, signals).await {
             Ok(sandbox) => sandbox,
             Err(failure) => {
@@ -145,14 +169,7 @@ impl Session {
         done: Result<T, Failure>,
         signals: &mut Signals,
     ) -> Result<T, Failure> {
-        let id = self.sandbox.sandbox_id().clone();
-        let is_local = self.server.is_some();
-        let ended = match signals.clean_up(self.end()).await {
-            Some(ended) => ended,
-            // The watchdog of the server cleans up.
-            None if is_local => Ok(()),
-            None => Err(may_still_run(&id, &"the service did not confirm the kill")),
-        };
+        let ended = self.end(signals).await;
         match (done, ended) {
             (done, Ok(())) => done,
             (Ok(_), Err(failure)) => Err(failure),
@@ -164,27 +181,21 @@ impl Session {
     }
 
     /// Kills the sandbox and stops the local server.
-    async fn end(self) -> Result<(), Failure> {
+    async fn end(self, signals: &mut Signals) -> Result<(), Failure> {
         if let Some(server) = self.server {
             drop(self.sandbox);
-            server.stop().await;
+            // If this is not done in time, the watchdog of the server cleans up.
+            let _ = signals.clean_up(server.stop()).await;
             return Ok(());
         }
-        let id = self.sandbox.sandbox_id();
-        match self.sandbox.kill().await {
-            Ok(()) => {}
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(may_still_run(id, &error)),
-        }
-        if self.is_recorded {
-            forget(id, &self.service).await?;
+        kill(&self.sandbox, signals).await?;
+        if self.is_recorded
+            && let Err(reason) = forget(self.sandbox.sandbox_id(), &self.service).await
+        {
+            say(reason);
         }
         Ok(())
     }
-}
-
-fn may_still_run(id: &SandboxId, reason: &dyn Display) -> Failure {
-    format!("{id} may still run: {reason}; `actix-sandbox kill {id}` tries again").into()
 }
 
 /// Starts a local server.
@@ -201,7 +212,9 @@ fn start(
             return Err("`--network` needs `--backend namespace` or `--backend gvisor`".into());
         }
     };
-    Ok(LocalServer::builder().backend(backend).start())
+    // `--timeout` is the only limit on the run time.
+    let builder = LocalServer::builder().max_run_time(Duration::MAX);
+    Ok(builder.backend(backend).start())
 }
 
 /// Creates a sandbox. If a signal arrives first, waits for the sandbox and kills it.
@@ -209,16 +222,29 @@ pub(crate) async fn created(
     builder: SandboxBuilder<NewSandbox>,
     signals: &mut Signals,
 ) -> Result<Sandbox, Failure> {
-    let mut created = pin!(builder.into_future());
-    let signal: Signal = tokio::select! {
-        created = &mut created => return Ok(created?),
-        signal = signals.next() => signal,
+    let (stopped, created) = match signals.while_creating(builder.into_future()).await {
+        Ok(created) => return Ok(created?),
+        Err(stopped) => stopped,
     };
-    if let Ok(Ok(sandbox)) = tokio::time::timeout(CREATED_WITHIN, created).await {
-        // If this fails, the sandbox lives until its idle timeout.
-        let _ = sandbox.kill().await;
+    match created {
+        Some(Ok(sandbox)) => kill(&sandbox, signals).await.unwrap_or_else(|failure| {
+            failure.report();
+        }),
+        Some(Err(_)) => {}
+        None => say("the service may still create a sandbox, which ends at its idle timeout"),
     }
-    Err(ended_by(signal))
+    Err(stopped)
+}
+
+/// Kills a sandbox, unless another signal arrives.
+pub(crate) async fn kill(sandbox: &Sandbox, signals: &mut Signals) -> Result<(), Failure> {
+    let reason: Box<dyn Display> = match signals.clean_up(sandbox.kill()).await {
+        Some(Ok(())) => return Ok(()),
+        Some(Err(error)) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Some(Err(error)) => Box::new(error),
+        None => Box::new("the service did not confirm the kill"),
+    };
+    Err(format!("{} may still run: {reason}", sandbox.sandbox_id()).into())
 }
 
 /// Adds a sandbox to the user's sandboxes.

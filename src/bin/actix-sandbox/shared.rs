@@ -9,10 +9,12 @@ use actix_sandbox::server::{Backend, ServerError};
 use bytesize::ByteSize;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+use crate::escape::escaped_lines;
+
 /// The environment variable with the access token. The token itself is not an argument, because
 /// every user of the machine can read arguments.
 pub(crate) const TOKEN: &str = "ACTIX_SANDBOX_TOKEN";
-/// Minimum length of an access token. Shorter tokens can be guessed.
+/// Minimum length of the access token of a server. Shorter tokens can be guessed.
 const SHORTEST_TOKEN: usize = 16;
 
 /// Parses the name of a backend. An empty value means `auto`, as in the library.
@@ -79,11 +81,11 @@ pub(crate) fn assignment(text: &str) -> Result<Assignment, String> {
         Some((name, value)) => (name, value.to_owned()),
         None => match std::env::var(text) {
             Ok(value) => (text, value),
-            Err(error) => {
-                return Err(format!(
-                    "{error}; expected NAME=VALUE, or a variable that is set"
-                ));
+            // The text of the error would contain the value.
+            Err(std::env::VarError::NotUnicode(_)) => {
+                return Err("its value is not valid UTF-8".to_owned());
             }
+            Err(_) => return Err("expected NAME=VALUE, or a variable that is set".to_owned()),
         },
     };
     match name.is_empty() {
@@ -103,21 +105,41 @@ pub(crate) fn label(text: &str) -> Result<Assignment, String> {
 pub(crate) fn token(file: Option<&Path>) -> Result<Option<String>, String> {
     let (token, place) = match file {
         Some(file) => (read(file)?, file.display().to_string()),
-        None => match std::env::var(TOKEN) {
-            Ok(token) => (token, format!("the variable {TOKEN}")),
-            Err(std::env::VarError::NotPresent) => return Ok(None),
-            Err(error) => return Err(format!("the variable {TOKEN} cannot be used: {error}")),
+        None => match variable(TOKEN)? {
+            Some(token) => (token, format!("the variable {TOKEN}")),
+            None => return Ok(None),
         },
     };
     let token = token.trim();
     let is_sendable = token.bytes().all(|byte| byte.is_ascii_graphic());
-    match token.len() >= SHORTEST_TOKEN && is_sendable {
+    match !token.is_empty() && is_sendable {
         true => Ok(Some(token.to_owned())),
         false => Err(format!(
-            "the access token in {place} cannot be used: expected at least \
-             {SHORTEST_TOKEN} ASCII characters without spaces; `head -c 24 /dev/urandom | base64` \
-             generates one"
+            "the access token in {place} cannot be used: expected ASCII characters without spaces"
         )),
+    }
+}
+
+/// Fails if the access token of a server is short.
+pub(crate) fn check_length(token: Option<&str>) -> Result<(), String> {
+    match token {
+        Some(token) if token.len() < SHORTEST_TOKEN => Err(format!(
+            "the access token is too short: expected at least {SHORTEST_TOKEN} characters; \
+             `head -c 24 /dev/urandom | base64` generates one"
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The value of an environment variable. `None` if it is not set or empty. The error doesn't
+/// contain the value, which may be a secret.
+pub(crate) fn variable(name: &str) -> Result<Option<String>, String> {
+    match std::env::var(name) {
+        Ok(value) => Ok(Some(value).filter(|value| !value.is_empty())),
+        Err(std::env::VarError::NotPresent) => Ok(None),
+        Err(std::env::VarError::NotUnicode(_)) => {
+            Err(format!("the variable {name} is not valid UTF-8"))
+        }
     }
 }
 
@@ -166,9 +188,16 @@ pub(crate) fn not_started(error: &ServerError) -> String {
     }
 }
 
-/// Writes a line to standard error. `eprintln!` would panic if standard error is a closed pipe.
-pub(crate) fn say(line: impl Display) {
-    let _ = writeln!(std::io::stderr(), "actix-sandbox: {line}");
+/// Writes a message to standard error. Escapes it, because it may contain text from a sandbox or a
+/// peer. `eprintln!` would panic if standard error is a closed pipe.
+pub(crate) fn say(message: impl Display) {
+    say_with_end(message, "\n");
+}
+
+/// Like [`say`], with this end of the line.
+pub(crate) fn say_with_end(message: impl Display, end: &str) {
+    let message = escaped_lines(&message.to_string());
+    let _ = write!(std::io::stderr(), "actix-sandbox: {message}{end}");
 }
 
 /// Reads the token of a sandbox from a file.
@@ -184,8 +213,14 @@ fn read(file: &Path) -> Result<String, String> {
     let failed =
         |reason: String| format!("cannot read the token from {}: {reason}", file.display());
     let meta = std::fs::metadata(file).map_err(|error| failed(error.to_string()))?;
+    if !meta.is_file() {
+        return Err(failed(
+            "it is not a regular file, which it must be, because it is read for each connection"
+                .to_owned(),
+        ));
+    }
     let mode = meta.mode() & 0o777;
-    if meta.is_file() && mode & 0o022 != 0 {
+    if mode & 0o022 != 0 {
         return Err(failed(format!(
             "other users may write to it (mode {mode:04o}): run `chmod 600`, and use another token"
         )));

@@ -55,13 +55,20 @@ impl Shell {
 
     async fn start(mut self, mut signals: Signals) -> Result<ExitCode, Failure> {
         if let Some(id) = &self.id {
+            if self.session.is_local() {
+                return Err(
+                    "`--backend` and `--network` are for a new sandbox: leave them out, or \
+                            leave out the id"
+                        .into(),
+                );
+            }
             let kept = known::find(id, self.session.service_arguments())?;
             let sandbox = signals.or(known::attach(&kept)).await?;
             return self.open(&sandbox, &mut signals).await;
         }
         self.session.check_keep(self.keep)?;
         let snapshot = self.snapshot.take();
-        let session = Session::create(&self.session, snapshot, &mut signals).await?;
+        let session = Session::create(&self.session, snapshot, self.keep, &mut signals).await?;
         let done = self.open(&session.sandbox, &mut signals).await;
         match self.keep {
             true => session.keep(done, &mut signals).await,
@@ -71,8 +78,15 @@ impl Shell {
 
     async fn open(&self, sandbox: &Sandbox, signals: &mut Signals) -> Result<ExitCode, Failure> {
         let builder = self.builder(sandbox);
-        let opened = async { Ok(builder.open().await?) };
-        let terminal = signals.or(opened).await?;
+        let terminal = match signals.while_creating(builder.open()).await {
+            Ok(opened) => opened?,
+            Err((stopped, opened)) => {
+                if let Some(Ok(terminal)) = opened {
+                    attached::kill(terminal.process(), signals).await;
+                }
+                return Err(stopped);
+            }
+        };
         let process = terminal.process().clone();
         let connected = terminal::connect(terminal, signals).await;
         if connected.is_err() && (self.id.is_some() || self.keep) {

@@ -4,6 +4,7 @@ use std::{
     fs,
     future::{Future, poll_fn},
     io,
+    pin::pin,
     task::Poll,
     time::Duration,
 };
@@ -20,6 +21,9 @@ use crate::failure::Failure;
 /// A second signal within this time after the first is ignored: `timeout` and cargo send two at
 /// once.
 pub(crate) const SAME_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long to wait, after a signal, for something that is being created, to remove it.
+const CREATED_WITHIN: Duration = Duration::from_secs(10);
 
 /// How long a command may take to clean up.
 const CLEAN_UP_WITHIN: Duration = Duration::from_secs(15);
@@ -56,6 +60,30 @@ impl Signals {
     /// Discards the signals that have already arrived.
     pub(crate) fn forget(&mut self) {
         while self.next().now_or_never().is_some() {}
+    }
+
+    /// Awaits `work`, unless a signal arrives first.
+    pub(crate) async fn or_interrupted<T>(
+        &mut self,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Failure> {
+        self.or(async { Ok(work.await) }).await
+    }
+
+    /// Awaits `work`, which creates something. If a signal arrives first, waits up to
+    /// [`CREATED_WITHIN`], and returns what `work` has created nevertheless, so that the caller can
+    /// remove it.
+    pub(crate) async fn while_creating<T>(
+        &mut self,
+        work: impl Future<Output = T>,
+    ) -> Result<T, (Failure, Option<T>)> {
+        let mut work = pin!(work);
+        let signal = tokio::select! {
+            created = &mut work => return Ok(created),
+            signal = self.next() => signal,
+        };
+        let created = timeout(CREATED_WITHIN, work).await;
+        Err((ended_by(signal), created.ok()))
     }
 
     /// Runs `work`, at most as long as [`CLEAN_UP_WITHIN`], and until a signal arrives after

@@ -14,11 +14,10 @@ use tokio::{
 
 use super::{
     LIMIT, advice,
-    interrupt::Interrupt,
     printer::Printer,
     report::{BackendReport, Interpreter, Limits, MachineReport, OpenFiles, Program, millis},
 };
-use crate::{failure::Failure, shared};
+use crate::{failure::Failure, shared, signals::Signals};
 
 /// The backends, the strongest first.
 const BACKENDS: [&str; 3] = ["gvisor", "namespace", HOST];
@@ -31,18 +30,18 @@ const VERSION_WITHIN: Duration = Duration::from_secs(10);
 
 /// Checks all backends, one after the other.
 pub(super) async fn check(
-    interrupt: &mut Interrupt,
+    signals: &mut Signals,
     printer: &mut Printer,
 ) -> Result<MachineReport, Failure> {
     let mut backends = Vec::new();
     let mut max_connections = None;
     for name in BACKENDS {
-        let (report, connections) = check_backend(name, interrupt).await?;
+        let (report, connections) = check_backend(name, signals).await?;
         max_connections = max_connections.or(connections);
         printer.backend(&report)?;
         backends.push(report);
     }
-    let auto = selected(interrupt).await?;
+    let auto = selected(signals).await?;
     let (_, limit) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or_default();
     Ok(MachineReport {
         backends,
@@ -58,10 +57,10 @@ pub(super) async fn check(
 /// Checks a backend. Also returns how many connections its server accepts.
 async fn check_backend(
     name: &'static str,
-    interrupt: &mut Interrupt,
+    signals: &mut Signals,
 ) -> Result<(BackendReport, Option<usize>), Failure> {
     let backend: Backend = name.parse().map_err(Failure::from)?;
-    let program = interrupt.during(program(&backend)).await?;
+    let program = signals.or_interrupted(program(&backend)).await?;
     let mut report = BackendReport {
         backend: name,
         works: false,
@@ -76,11 +75,11 @@ async fn check_backend(
         python3: None,
     };
     let begin = Instant::now();
-    let checked = match start(backend, interrupt).await? {
+    let checked = match start(backend, signals).await? {
         Ok(server) => {
             report.start_ms = Some(millis(begin.elapsed()));
             let tried = timeout(LIMIT, try_out(&server));
-            let tried = interrupt.during(tried).await;
+            let tried = signals.or_interrupted(tried).await;
             let (confinement, connections) = (server.confinement(), server.max_connections());
             server.stop().await;
             let tried = tried?.unwrap_or_else(|_| {
@@ -110,10 +109,10 @@ async fn check_backend(
 /// Starts a server. The inner error is the reason why the backend doesn't work.
 async fn start(
     backend: Backend,
-    interrupt: &mut Interrupt,
+    signals: &mut Signals,
 ) -> Result<Result<LocalServer, String>, Failure> {
     let server = Box::pin(LocalServer::builder().backend(backend).start());
-    match interrupt.while_creating(timeout(LIMIT, server)).await {
+    match signals.while_creating(timeout(LIMIT, server)).await {
         Ok(Ok(Ok(server))) => Ok(Ok(server)),
         Ok(Ok(Err(ServerError::Backend { reason, .. }))) => Ok(Err(reason)),
         Ok(Ok(Err(error))) => Ok(Err(shared::not_started(&error))),
@@ -177,8 +176,8 @@ async fn interpreter(sandbox: &Sandbox, language: Language, code: &str) -> Inter
 }
 
 /// The backend that `auto` selects. `None` if the server doesn't start.
-async fn selected(interrupt: &mut Interrupt) -> Result<Option<String>, Failure> {
-    let Ok(server) = start(Backend::Auto, interrupt).await? else {
+async fn selected(signals: &mut Signals) -> Result<Option<String>, Failure> {
+    let Ok(server) = start(Backend::Auto, signals).await? else {
         return Ok(None);
     };
     let name = server.backend().to_owned();

@@ -3,7 +3,6 @@
 
 mod advice;
 mod backends;
-mod interrupt;
 mod printer;
 mod report;
 mod service;
@@ -13,8 +12,9 @@ use std::{process::ExitCode, time::Duration};
 
 use clap::Args;
 
-use crate::{failure::Failure, output::Format, runtime, service::ServiceArguments, shared};
-use interrupt::Interrupt;
+use crate::{
+    failure::Failure, output::Format, runtime, service::ServiceArguments, shared, signals::Signals,
+};
 use printer::Printer;
 use report::Report;
 use target::Target;
@@ -27,8 +27,9 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// Without a URL: starts a server with each backend, creates a sandbox and runs `true` in it.
 /// Prints which backends work, what the others lack and how to get it, and which limits hold.
 ///
-/// With a URL, from the arguments, the environment or the configuration file: connects to the service, creates a sandbox, runs `true` in it and kills it. Prints
-/// the time of each step, the version of the protocol and the features of the service.
+/// With a URL, from the arguments, the environment or the configuration file: connects to the
+/// service, creates a sandbox, runs `true` in it and kills it. Prints the time of each step, the
+/// version of the protocol and the features of the service.
 ///
 /// The exit status is 0 if a backend that confines code works or, with a URL, if the service works.
 /// Otherwise it is 1.
@@ -49,7 +50,7 @@ impl Doctor {
         shared::raise_open_files();
         let target = self.service.find()?.map(Target::new).transpose()?;
         runtime::run(|signals| async move {
-            match check(target, self.output, Interrupt::new(signals)).await? {
+            match check(target, self.output, signals).await? {
                 true => Ok(ExitCode::SUCCESS),
                 false => Ok(ExitCode::FAILURE),
             }
@@ -61,16 +62,16 @@ impl Doctor {
 async fn check(
     target: Option<Target>,
     format: Format,
-    mut interrupt: Interrupt,
+    mut signals: Signals,
 ) -> Result<bool, Failure> {
     let mut printer = Printer::new(format);
     let report = match target {
         Some(target) => {
-            let service = service::check(&target, &mut interrupt, &mut printer).await?;
+            let service = service::check(&target, &mut signals, &mut printer).await?;
             Report::of_service(service)
         }
         None => {
-            let machine = backends::check(&mut interrupt, &mut printer).await?;
+            let machine = backends::check(&mut signals, &mut printer).await?;
             Report::of_machine(machine)
         }
     };

@@ -11,24 +11,23 @@ use url::{Host, Url};
 
 use super::{
     LIMIT,
-    interrupt::Interrupt,
     printer::Printer,
     report::{ServiceReport, Step, millis},
     target::{Problem, Target},
 };
-use crate::{failure::Failure, service::shown};
+use crate::{failure::Failure, service::shown, signals::Signals};
 
 /// Runs the steps until one fails.
 pub(super) async fn check(
     target: &Target,
-    interrupt: &mut Interrupt,
+    signals: &mut Signals,
     printer: &mut Printer,
 ) -> Result<ServiceReport, Failure> {
     let url = shown(target.url());
     printer.service(&url)?;
     let mut check = Check {
         target,
-        interrupt,
+        signals,
         printer,
         report: ServiceReport {
             url,
@@ -47,7 +46,7 @@ pub(super) async fn check(
 
 struct Check<'a> {
     target: &'a Target,
-    interrupt: &'a mut Interrupt,
+    signals: &'a mut Signals,
     printer: &'a mut Printer,
     report: ServiceReport,
 }
@@ -130,11 +129,7 @@ impl Check<'_> {
         let target = self.target;
         let begin = Instant::now();
         let creating = Box::pin(target.create().lift(lift).into_future());
-        let created = match self
-            .interrupt
-            .while_creating(timeout(LIMIT, creating))
-            .await
-        {
+        let created = match self.signals.while_creating(timeout(LIMIT, creating)).await {
             Ok(created) => created,
             Err((stop, created)) => {
                 if let Some(Ok(Ok(sandbox))) = created {
@@ -168,7 +163,7 @@ impl Check<'_> {
         work: impl Future<Output = Result<(T, Option<String>), Problem>>,
     ) -> Result<Option<T>, Failure> {
         let begin = Instant::now();
-        let done = self.interrupt.during(timeout(LIMIT, work)).await?;
+        let done = self.signals.or_interrupted(timeout(LIMIT, work)).await?;
         let done = done.unwrap_or_else(|_| Err(Problem::slow()));
         self.record(name, begin, done)
     }

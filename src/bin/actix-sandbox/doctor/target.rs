@@ -68,7 +68,7 @@ impl Target {
             let role = "the account needs the role roles/run.invoker for this service";
             return vec![role.to_owned()];
         }
-        let token = match self.service.has_token() {
+        let token = match self.service.has_token().is_ok_and(|has| has) {
             true => "the service refuses this token: pass another one",
             false => "the service may require a token: pass it",
         };

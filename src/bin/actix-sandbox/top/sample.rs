@@ -205,7 +205,7 @@ async fn measure(
             usage.state = State::InUse;
             return Ok((usage, None));
         }
-        Err(error) if is_single => return Err(known::failed(kept, &error).await),
+        Err(error) if is_single => return Err(known::describe(kept, &error)),
         Err(error) => {
             usage.reason = Some(service::failed(&error));
             return Ok((usage, None));
