@@ -53,7 +53,7 @@ fn an_interrupted_upload_keeps_the_old_file() {
     copy.signal("INT");
     let ran = copy.end();
     assert_eq!(ran.status, 130, "{ran:?}");
-    assert_eq!(bash(&cli, &id, "ls -A d; cat d/f"), "f\nold\n");
+    assert_eq!(bash(&cli, &id, "find d; cat d/f"), "d\nd/f\nold\n");
 }
 
 /// A server runs at most 16 transfers of a sandbox at a time.
