@@ -119,7 +119,7 @@ fn all_sandboxes_are_shown_with_their_states() {
     drop(watch);
     drop(program);
     let sample = json(&cli.stdout_of(&["top", "--output", "json"]));
-    assert_eq!(states(&sample), ["unknown", "unknown"]);
+    assert_eq!(states(&sample), ["unknown", "unknown", "unknown"]);
     assert!(
         sample["sandboxes"][0]["reason"]
             .as_str()

@@ -9,7 +9,7 @@ use std::{
 use etcetera::BaseStrategy;
 use serde::Deserialize;
 
-use crate::{failure::Failure, service::Service};
+use crate::failure::Failure;
 
 /// Name of the directory of this program in the user's directories.
 pub(crate) const DIRECTORY: &str = "actix-sandbox";
@@ -22,19 +22,18 @@ pub(crate) struct Config {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct ConfiguredService {
-    url: String,
-    /// A relative path starts at the directory of the configuration file.
-    token_file: Option<PathBuf>,
+pub(crate) struct ConfiguredService {
+    pub(crate) url: String,
+    pub(crate) token_file: Option<PathBuf>,
     #[serde(default)]
-    lift: bool,
+    pub(crate) lift: bool,
     #[serde(default)]
-    google_auth: bool,
+    pub(crate) google_auth: bool,
 }
 
 impl Config {
     /// Reads the service in the file. `None` if there is no file, or no service in it.
-    pub(crate) fn read() -> Result<Option<Service>, Failure> {
+    pub(crate) fn read() -> Result<Option<ConfiguredService>, Failure> {
         // Without a home directory, there is no configuration.
         let Ok(path) = path() else {
             return Ok(None);
@@ -46,11 +45,9 @@ impl Config {
             )
         })?;
         let directory = path.parent().unwrap_or(Path::new("/"));
-        Ok(config.service.map(|configured| {
-            let mut service = Service::new(configured.url);
-            service.token_file = configured.token_file.map(|file| directory.join(file));
-            service.lift = configured.lift;
-            service.google_auth = configured.google_auth;
+        Ok(config.service.map(|mut service| {
+            // A relative path starts at the directory of the configuration file.
+            service.token_file = service.token_file.map(|file| directory.join(file));
             service
         }))
     }

@@ -85,7 +85,8 @@ impl Create {
         let id = sandbox.sandbox_id();
         let checkpoint = self.checkpoint || self.checkpoint_when_idle;
         let kept = Kept::new(&sandbox, &service, Some(checkpoint));
-        let recorded = match record(kept).await {
+        let recorded = record(kept).await;
+        let printed = match &recorded {
             Ok(()) => match self.output {
                 Format::Text => output::print_line(id.as_str()),
                 Format::Json => output::print_json(&json!({
@@ -94,16 +95,19 @@ impl Create {
                     "protocol": sandbox.protocol_version().to_string(),
                 })),
             },
-            Err(reason) => Err(reason.into()),
+            Err(reason) => Err(reason.clone().into()),
         };
-        if recorded.is_err() {
+        if printed.is_err() {
             // Its id is not known to the user, or its token is not stored.
             match kill(&sandbox, &mut signals).await {
-                Ok(()) => forget(id, &service).await.unwrap_or_else(say),
+                Ok(()) if recorded.is_ok() => {
+                    forget(id, &service).await.unwrap_or_else(say);
+                }
+                Ok(()) => {}
                 Err(failure) => drop(failure.report()),
             }
         }
-        recorded.map(|()| ExitCode::SUCCESS)
+        printed.map(|()| ExitCode::SUCCESS)
     }
 
     fn options(&self, mut builder: SandboxBuilder<NewSandbox>) -> SandboxBuilder<NewSandbox> {

@@ -1,13 +1,10 @@
 //! [`Failure`]: why a command failed, and its exit status.
 
-use std::{fmt::Display, io, process::ExitCode, time::Duration};
+use std::{error::Error as _, fmt::Display, io, process::ExitCode, time::Duration};
 
-use actix_sandbox::{Error, server::ServerError};
+use actix_sandbox::{Error, LinkError, server::ServerError};
 
-use crate::{
-    service,
-    shared::{self, say},
-};
+use crate::shared::{self, TOKEN, say};
 
 /// The status of a command that failed.
 pub(crate) const FAILED: u8 = 1;
@@ -65,6 +62,11 @@ impl Failure {
         }
     }
 
+    /// The reason. Empty if there is nothing to say.
+    pub(crate) fn reason(&self) -> &str {
+        self.reason.as_deref().unwrap_or_default()
+    }
+
     /// Drops the message after Ctrl-C, for commands that run until the user ends them.
     pub(crate) fn quiet_if_interrupted(self) -> Self {
         match self.status {
@@ -110,12 +112,53 @@ impl From<&str> for Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self::new(FAILED, service::failed(&error))
+        Self::new(FAILED, describe(&error))
     }
 }
 
 impl From<ServerError> for Failure {
     fn from(error: ServerError) -> Self {
         Self::new(FAILED, shared::not_started(&error))
+    }
+}
+
+/// What the texts of the library say, and what the user of this command can do instead.
+const FLAGS: [(&str, &str); 6] = [
+    ("see `SandboxBuilder::lift`", "`--lift` adds it"),
+    ("`.lift(true)`", "`--lift`"),
+    (
+        "`.checkpoint(true)` (`enable_sandbox_checkpoint`)",
+        "`--checkpoint`",
+    ),
+    (
+        "`.checkpoint(true)` (the same as `.enable_sandbox_checkpoint(true)`)",
+        "`--checkpoint`",
+    ),
+    (
+        "`.max_bytes(…)` or `.max_entries(…)`",
+        "`--max-size` or `--max-entries`",
+    ),
+    ("`.google_auth(true)`", "`--google-auth`"),
+];
+
+/// Describes why a client call failed, with the flags to change. The library names its methods
+/// instead.
+pub(crate) fn describe(error: &Error) -> String {
+    let cause = error.source().and_then(|it| it.downcast_ref());
+    let token =
+        format!("pass an access token in a file (`--token-file`) or in the variable {TOKEN}");
+    match cause {
+        // The library's text is about its methods.
+        Some(LinkError::UpgradeRefused(refusal)) if refusal.needs_credentials() => {
+            format!("the service refuses the request: {refusal}; {token}")
+        }
+        Some(LinkError::UpgradeRefused(refusal)) if [401, 403].contains(&refusal.status) => {
+            format!("{error}; {token}")
+        }
+        _ => FLAGS
+            .iter()
+            .fold(error.to_string(), |text, (method, flag)| {
+                text.replace(method, flag)
+            }),
     }
 }

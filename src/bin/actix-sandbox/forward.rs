@@ -12,7 +12,12 @@ use actix_sandbox::{ErrorKind, EventStream, PortForward, Sandbox, SandboxEvent};
 use clap::Args;
 use futures::StreamExt;
 
-use crate::{failure::Failure, known::KnownSandbox, output, runtime, service, signals::Signals};
+use crate::{
+    failure::{self, Failure},
+    known::KnownSandbox,
+    output, runtime,
+    signals::Signals,
+};
 
 const STATUS: &str = "Exit status: 130 after Ctrl-C, the usual end; 1 if a port could not be \
     forwarded, or if the sandbox has ended; 2 for wrong arguments.";
@@ -73,7 +78,7 @@ impl Mapping {
                 self.local
             )
             .into(),
-            _ => service::failed(&error).into(),
+            _ => failure::describe(&error).into(),
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use actix_sandbox::{Error, ErrorKind, Signal};
+use actix_sandbox::{ErrorKind, Signal};
 use clap::Args;
 use futures::{StreamExt, stream};
 
@@ -97,31 +97,36 @@ impl Kill {
     async fn end(&self, kept: &Kept) -> Result<String, Failure> {
         let id = &kept.id;
         let mut killed = kill(kept).await;
-        if is_not_found(&killed) {
+        if matches!(killed, Killed::NotFound) {
             // A service with several instances may have asked another one.
             killed = kill(kept).await;
         }
         let said = match killed {
-            Ok(Ok(())) => format!("killed {id}"),
-            killed if is_not_found(&killed) => format!("{id} was already gone"),
-            _ if self.forget => format!("forgot {id}"),
-            Ok(Err(error)) => return Err(known::describe(kept, &error)),
-            Err(failure) => return Err(failure),
+            Killed::Done => format!("killed {id}"),
+            Killed::NotFound => format!("{id} was already gone"),
+            Killed::Failed(failure) if self.forget => format!("forgot {id}: {}", failure.reason()),
+            Killed::Failed(failure) => return Err(failure),
         };
         forget(&id.as_str().into(), &kept.service).await?;
         Ok(said)
     }
 }
 
-type Killed = Result<Result<(), Error>, Failure>;
-
-async fn kill(kept: &Kept) -> Killed {
-    Ok(match known::try_attach(kept).await? {
-        Ok(sandbox) => sandbox.kill().await,
-        Err(error) => Err(error),
-    })
+enum Killed {
+    Done,
+    NotFound,
+    Failed(Failure),
 }
 
-fn is_not_found(killed: &Killed) -> bool {
-    matches!(killed, Ok(Err(error)) if error.kind() == ErrorKind::NotFound)
+async fn kill(kept: &Kept) -> Killed {
+    let killed = match known::try_attach(kept).await {
+        Ok(Ok(sandbox)) => sandbox.kill().await,
+        Ok(Err(error)) => Err(error),
+        Err(failure) => return Killed::Failed(failure),
+    };
+    match killed {
+        Ok(()) => Killed::Done,
+        Err(error) if error.kind() == ErrorKind::NotFound => Killed::NotFound,
+        Err(error) => Killed::Failed(known::describe(kept, &error)),
+    }
 }

@@ -7,9 +7,9 @@ use clap::Args;
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    failure::Failure,
+    failure::{self, Failure},
     kept::{Kept, KeptSandboxes},
-    service::{self, Service, ServiceArguments},
+    service::{Service, ServiceArguments},
 };
 
 /// How long to retry while the server still treats an earlier command as attached.
@@ -109,7 +109,7 @@ pub(crate) fn describe(kept: &Kept, error: &Error) -> Failure {
              `actix-sandbox kill {id}` removes it from your sandboxes",
             kept.service.shown()
         ),
-        _ => format!("cannot use {id}: {}", service::failed(error)),
+        _ => format!("cannot use {id}: {}", failure::describe(error)),
     }
     .into()
 }

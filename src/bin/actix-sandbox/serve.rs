@@ -317,8 +317,7 @@ impl Confines {
 impl Serve {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
         logging::init(self.log_format)?;
-        let token = shared::token(self.token_file.as_deref())?;
-        shared::check_length(token.as_deref())?;
+        let token = shared::server_token(self.token_file.as_deref())?;
         self.check_address(token.is_some())?;
         shared::raise_open_files();
         let runtime = tokio::runtime::Builder::new_current_thread()

@@ -1,17 +1,16 @@
 //! The service that a command uses: its URL and credentials, from the flags, the environment or the
 //! configuration file.
 
-use std::{error::Error as _, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use actix_sandbox::{
-    BearerToken, Error, LinkError, ListSandboxes, ReconnectPolicy, Sandbox, SandboxBuilder,
-    TokenError, TokenSource,
+    BearerToken, ListSandboxes, ReconnectPolicy, Sandbox, SandboxBuilder, TokenError, TokenSource,
 };
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::Config,
+    config::{Config, ConfiguredService},
     failure::Failure,
     shared::{self, TOKEN, duration, variable},
 };
@@ -82,7 +81,7 @@ impl ServiceArguments {
             .map_or_else(|| variable(URL), |url| Ok(Some(url)))?
         {
             Some(url) => Some(Service::new(url)),
-            None => Config::read()?,
+            None => Config::read()?.map(Service::configured),
         };
         let Some(mut service) = service else {
             return Ok(None);
@@ -156,6 +155,16 @@ impl Service {
             lift: false,
             google_auth: false,
             reconnect_timeout: None,
+        }
+    }
+
+    /// The service in the configuration file.
+    fn configured(configured: ConfiguredService) -> Self {
+        Self {
+            token_file: configured.token_file,
+            lift: configured.lift,
+            google_auth: configured.google_auth,
+            ..Self::new(configured.url)
         }
     }
 
@@ -263,46 +272,5 @@ pub(crate) fn shown(url: &str) -> String {
     match rest.split_once('/') {
         Some((authority, path)) if !path.is_empty() => format!("{scheme}://{authority}/…"),
         _ => url.to_owned(),
-    }
-}
-
-/// What the texts of the library say, and what the user of this command can do instead.
-const FLAGS: [(&str, &str); 6] = [
-    ("see `SandboxBuilder::lift`", "`--lift` adds it"),
-    ("`.lift(true)`", "`--lift`"),
-    (
-        "`.checkpoint(true)` (`enable_sandbox_checkpoint`)",
-        "`--checkpoint`",
-    ),
-    (
-        "`.checkpoint(true)` (the same as `.enable_sandbox_checkpoint(true)`)",
-        "`--checkpoint`",
-    ),
-    (
-        "`.max_bytes(…)` or `.max_entries(…)`",
-        "`--max-size` or `--max-entries`",
-    ),
-    ("`.google_auth(true)`", "`--google-auth`"),
-];
-
-/// Describes why a client call failed, with the flags to change. The library names its methods
-/// instead.
-pub(crate) fn failed(error: &Error) -> String {
-    let cause = error.source().and_then(|it| it.downcast_ref());
-    let token =
-        format!("pass an access token in a file (`--token-file`) or in the variable {TOKEN}");
-    match cause {
-        // The library's text is about its methods.
-        Some(LinkError::UpgradeRefused(refusal)) if refusal.needs_credentials() => {
-            format!("the service refuses the request: {refusal}; {token}")
-        }
-        Some(LinkError::UpgradeRefused(refusal)) if [401, 403].contains(&refusal.status) => {
-            format!("{error}; {token}")
-        }
-        _ => FLAGS
-            .iter()
-            .fold(error.to_string(), |text, (method, flag)| {
-                text.replace(method, flag)
-            }),
     }
 }

@@ -103,6 +103,15 @@ pub(crate) fn label(text: &str) -> Result<Assignment, String> {
 /// Reads the access token from `file`, or else from the variable [`TOKEN`]. Returns `None` if
 /// neither is set.
 pub(crate) fn token(file: Option<&Path>) -> Result<Option<String>, String> {
+    token_of(file, 1)
+}
+
+/// Reads the access token of a server, which must be long.
+pub(crate) fn server_token(file: Option<&Path>) -> Result<Option<String>, String> {
+    token_of(file, SHORTEST_TOKEN)
+}
+
+fn token_of(file: Option<&Path>, shortest: usize) -> Result<Option<String>, String> {
     let (token, place) = match file {
         Some(file) => (read(file)?, file.display().to_string()),
         None => match variable(TOKEN)? {
@@ -112,22 +121,12 @@ pub(crate) fn token(file: Option<&Path>) -> Result<Option<String>, String> {
     };
     let token = token.trim();
     let is_sendable = token.bytes().all(|byte| byte.is_ascii_graphic());
-    match !token.is_empty() && is_sendable {
+    match token.len() >= shortest && is_sendable {
         true => Ok(Some(token.to_owned())),
         false => Err(format!(
-            "the access token in {place} cannot be used: expected ASCII characters without spaces"
+            "the access token in {place} cannot be used: expected at least {shortest} ASCII \
+             characters without spaces; `head -c 24 /dev/urandom | base64` generates one"
         )),
-    }
-}
-
-/// Fails if the access token of a server is short.
-pub(crate) fn check_length(token: Option<&str>) -> Result<(), String> {
-    match token {
-        Some(token) if token.len() < SHORTEST_TOKEN => Err(format!(
-            "the access token is too short: expected at least {SHORTEST_TOKEN} characters; \
-             `head -c 24 /dev/urandom | base64` generates one"
-        )),
-        _ => Ok(()),
     }
 }
 

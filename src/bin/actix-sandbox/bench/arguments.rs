@@ -14,7 +14,7 @@ use super::{
     session,
 };
 use crate::{
-    service,
+    failure,
     shared::{self, backend, duration, warm},
 };
 
@@ -136,7 +136,7 @@ impl RunOptions {
             }
         };
         if let Some(url) = &url {
-            session::check(url, token.as_ref()).map_err(|error| service::failed(&error))?;
+            session::check(url, token.as_ref()).map_err(|error| failure::describe(&error))?;
         }
         let plan = Plan {
             target: match url {

@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{heard::Heard, phase::Phase, plan::Plan, schedule::Arrival};
-use crate::service;
+use crate::failure;
 
 /// Why a step failed.
 #[derive(Debug)]
@@ -279,7 +279,7 @@ impl Failure {
         Self {
             phase,
             kind: error.kind().to_string(),
-            text: service::failed(error),
+            text: failure::describe(error),
             is_fatal,
         }
     }

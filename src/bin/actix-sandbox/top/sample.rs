@@ -15,11 +15,11 @@ use serde::Serialize;
 use tokio::time::timeout;
 
 use crate::{
-    failure::Failure,
+    failure::{self, Failure},
     inspect::Process,
     kept::Kept,
     known::{self, FREE_WITHIN},
-    service::{self, Service, ServiceArguments},
+    service::{Service, ServiceArguments},
 };
 
 /// How many sandboxes are measured concurrently.
@@ -155,7 +155,7 @@ impl Sampler {
                     .into_iter()
                     .map(|it| it.id.as_str().to_owned())
                     .collect()),
-                Ok(Err(error)) => Err(service::failed(&error)),
+                Ok(Err(error)) => Err(failure::describe(&error)),
                 Err(_) => Err(no_answer()),
             };
             Ok((url.to_owned(), ids))
@@ -207,7 +207,7 @@ async fn measure(
         }
         Err(error) if is_single => return Err(known::describe(kept, &error)),
         Err(error) => {
-            usage.reason = Some(service::failed(&error));
+            usage.reason = Some(failure::describe(&error));
             return Ok((usage, None));
         }
     };
@@ -222,7 +222,7 @@ async fn measure(
         Ok(Err(error)) if is_single => return Err(error.into()),
         // The next sample attaches again, if the service still lists the sandbox.
         Ok(Err(error)) => {
-            usage.reason = Some(service::failed(&error));
+            usage.reason = Some(failure::describe(&error));
             return Ok((usage, None));
         }
         Err(_) => usage.reason = Some(no_answer()),
