@@ -167,7 +167,7 @@ fn main() -> ExitCode {
         #[cfg(target_os = "linux")]
         Command::Serve(_) if init::is_init() => init::run().map_err(Into::into),
         Command::Serve(serve) => serve.run(),
-        Command::Bench(bench) => bench.run().map_err(Into::into),
+        Command::Bench(bench) => bench.run(),
         Command::Doctor(doctor) => doctor.run(),
         Command::Completions(completions) => completions.run(Arguments::command()),
         Command::Man(man) => man.run(Arguments::command()),

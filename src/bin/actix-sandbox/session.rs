@@ -13,7 +13,7 @@ use crate::{
     failure::Failure,
     kept::{Kept, KeptSandboxes},
     service::{Service, ServiceArguments},
-    shared::{backend, say},
+    shared::{LOCAL_SERVER, backend, say},
     signals::Signals,
 };
 
@@ -31,11 +31,11 @@ pub(crate) struct SessionArguments {
     /// Backend of the local server, which runs the sandbox if no service is named: confined,
     /// gvisor, namespace, auto or host. host confines nothing: use it only for code that you trust
     /// [default: confined].
-    #[arg(long, value_parser = local_backend, conflicts_with = "url", help_heading = "Local server")]
+    #[arg(long, value_parser = local_backend, conflicts_with = "url", help_heading = LOCAL_SERVER)]
     backend: Option<Backend>,
 
     /// Lets the code use the network of this machine.
-    #[arg(long, conflicts_with = "url", help_heading = "Local server")]
+    #[arg(long, conflicts_with = "url", help_heading = LOCAL_SERVER)]
     network: bool,
 }
 

@@ -17,6 +17,9 @@ pub(crate) const TOKEN: &str = "ACTIX_SANDBOX_TOKEN";
 /// Minimum length of the access token of a server. Shorter tokens can be guessed.
 const SHORTEST_TOKEN: usize = 16;
 
+/// The heading of the options of a local server in `--help`.
+pub(crate) const LOCAL_SERVER: &str = "Local server";
+
 /// Parses the name of a backend. An empty value means `auto`, as in the library.
 pub(crate) fn backend(name: &str) -> Result<Backend, String> {
     match name {

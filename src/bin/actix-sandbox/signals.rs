@@ -112,13 +112,17 @@ impl Signals {
     }
 }
 
-/// The failure of a command that a signal ended. Its status is the one that a shell reports.
+/// The failure of a command that a signal ended.
 pub(crate) fn ended_by(signal: Signal) -> Failure {
-    let status = u8::try_from(signal as i32).map_or(u8::MAX, |number| number | 128);
     match signal {
-        Signal::SIGINT => Failure::new(status, "interrupted"),
-        other => Failure::new(status, format!("ended by {other}")),
+        Signal::SIGINT => Failure::new(status_of(signal), "interrupted"),
+        other => Failure::new(status_of(signal), format!("ended by {other}")),
     }
+}
+
+/// The exit status that shells report for a program that this signal ended.
+pub(crate) fn status_of(signal: Signal) -> u8 {
+    u8::try_from(signal as i32).map_or(u8::MAX, |number| number | 128)
 }
 
 /// The signals that this process ignores. Empty where the system has no `/proc`.

@@ -22,7 +22,7 @@ async fn bad_arguments_are_refused_before_code_runs() {
             "expected auto, confined, host, namespace or gvisor",
         ),
         (
-            &["ws://127.0.0.1:1", "--backend", "host"],
+            &["--url", "ws://127.0.0.1:1", "--backend", "host"],
             2,
             "cannot be used with",
         ),
@@ -34,7 +34,7 @@ async fn bad_arguments_are_refused_before_code_runs() {
         (&["--token-file", "x"], 1, "needs a service"),
         (&["--warm", "1001"], 2, "from 0 to 1000"),
         (
-            &["ws://127.0.0.1:1", "--warm", "1"],
+            &["--url", "ws://127.0.0.1:1", "--warm", "1"],
             2,
             "cannot be used with",
         ),
@@ -91,16 +91,20 @@ async fn bad_arguments_are_refused_before_code_runs() {
             "`p98` is not a statistic",
         ),
         (
-            &["ws://ann:s3cret@localhost", "--json", &file],
+            &["--url", "ws://ann:s3cret@localhost", "--json", &file],
             1,
             "contains a user name or password",
         ),
         (
-            &["ws://ann:s3cret@local host", "--html", &file],
+            &["--url", "ws://ann:s3cret@local host", "--html", &file],
             1,
             "is not a URL",
         ),
-        (&["ftp://localhost", "--json", &file], 1, "expected ws://"),
+        (
+            &["--url", "ftp://localhost", "--json", &file],
+            1,
+            "expected ws://",
+        ),
         (&["--script-file", nowhere], 1, "cannot read the script"),
         (&["--json", nowhere], 1, "cannot write to"),
         (&["--html", nowhere], 1, "cannot write to"),
@@ -128,7 +132,7 @@ async fn a_refusal_without_a_token_names_the_flag() {
             let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
         }
     };
-    let arguments = [&*url, "--sandboxes", "1"];
+    let arguments = ["--url", &*url, "--sandboxes", "1"];
     let (code, _, stderr) = tokio::select! {
         ended = run(&arguments) => ended,
         () = service => unreachable!(),
@@ -149,7 +153,7 @@ async fn no_report_contains_the_path_of_the_url() {
     let shown = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let (stdout, stderr) = (shown(&output.stdout), shown(&output.stderr));
     assert!(output.status.success(), "{stderr}");
-    let (code, json, _) = run(&[server.url(), "--sandboxes", "1", "--json", "-"]).await;
+    let (code, json, _) = run(&["--url", server.url(), "--sandboxes", "1", "--json", "-"]).await;
     assert_eq!(code, Some(0));
     let page = fs::read_to_string(page).unwrap();
     let address = server.address().to_string();

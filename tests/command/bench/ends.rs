@@ -84,7 +84,7 @@ async fn an_absent_server_is_reported_once() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", free.local_addr().unwrap());
     drop(free);
-    let arguments = [&url, "--sandboxes", "100000", "--json", &file];
+    let arguments = ["--url", &url, "--sandboxes", "100000", "--json", &file];
     let (code, stdout, stderr) = run(&arguments).await;
     assert_eq!(code, Some(1));
     assert_eq!(stdout, "");
@@ -111,6 +111,7 @@ async fn a_server_that_dies_ends_the_run_with_partial_results() {
     let server = program::Program::start(&["--backend", "host"]);
     let script = format!("echo x >> {marked}");
     let arguments = [
+        "--url",
         &server.url,
         "--duration",
         "10m",
@@ -154,6 +155,7 @@ async fn ends_with_partial_results(signal: &str, status: i32) {
     // The scripts from the tenth on don't end.
     let script = format!("echo x >> {marked}; (( $(wc -l < {marked}) < 10 )) || sleep 1000");
     let arguments = [
+        "--url",
         server.url(),
         "--duration",
         "10m",

@@ -200,7 +200,7 @@ async fn every_report_names_the_machine_and_the_build() {
 
     // The benchmark can't know the machine of a service with a URL.
     let server = actix_sandbox::LocalServer::start().await.unwrap();
-    let arguments = [server.url(), "--sandboxes", "1", "--json", "-"];
+    let arguments = ["--url", server.url(), "--sandboxes", "1", "--json", "-"];
     let (_, remote, text) = run(&arguments).await;
     let remote: Value = serde_json::from_str(&remote).unwrap();
     assert_eq!(remote["environment"]["local_server"], Value::Null);

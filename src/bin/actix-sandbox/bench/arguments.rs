@@ -1,8 +1,8 @@
 //! The arguments of `bench`, and their validation before the run.
 
-use std::{env, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
-use actix_sandbox::{BearerToken, Language, server::Backend};
+use actix_sandbox::{Language, Sandbox, server::Backend};
 use clap::{Args, Subcommand};
 
 use super::{
@@ -11,11 +11,11 @@ use super::{
     outputs::{Outputs, Place},
     pace::PaceOptions,
     plan::{Plan, Target},
-    session,
 };
 use crate::{
-    failure,
-    shared::{self, backend, duration, warm},
+    failure::Failure,
+    service::ServiceArguments,
+    shared::{LOCAL_SERVER, backend, duration, warm},
 };
 
 #[derive(Args)]
@@ -36,19 +36,14 @@ pub(super) enum BenchCommand {
 
 #[derive(Args)]
 pub(super) struct RunOptions {
-    /// URL of the service: wss://…, ws://…, https://… or http://…. If the path of the URL is a
-    /// secret, set the variable SANDBOX_URL instead, because every user of this machine can read
-    /// arguments [default: a local server in this process].
-    url: Option<String>,
-
-    /// Backend of the local server: auto, confined, host, namespace or gvisor. The variable
-    /// SANDBOX_URL is then ignored [default: auto].
-    #[arg(long, conflicts_with = "url", value_parser = backend)]
+    /// Backend of the local server, which is measured if no service is named: auto, confined, host,
+    /// namespace or gvisor. The variable SANDBOX_URL is then ignored [default: auto].
+    #[arg(long, conflicts_with = "url", value_parser = backend, help_heading = LOCAL_SERVER)]
     backend: Option<Backend>,
 
     /// Size of the warm pool of the local server. The run starts when the pool is full. The
     /// variable SANDBOX_URL is then ignored [default: 0].
-    #[arg(long, value_name = "NUMBER", conflicts_with = "url", value_parser = warm)]
+    #[arg(long, value_name = "NUMBER", conflicts_with = "url", value_parser = warm, help_heading = LOCAL_SERVER)]
     warm: Option<usize>,
 
     #[command(flatten)]
@@ -79,11 +74,6 @@ pub(super) struct RunOptions {
     #[arg(long)]
     reconnect: bool,
 
-    /// File with the access token, which is sent as `Authorization: Bearer …`. The default is the
-    /// token in the variable ACTIX_SANDBOX_TOKEN.
-    #[arg(long, value_name = "FILE")]
-    token_file: Option<PathBuf>,
-
     /// Fails the run if this holds, for example 'p99(create)>500ms'. On the left: p50, p90, p95,
     /// p99, p99.9, max, mean or count, with a step in parentheses (create, exec_start,
     /// first_output, interactive, end, kill, whole); failures, the number of failed steps; or rate,
@@ -104,14 +94,14 @@ pub(super) struct RunOptions {
     /// Hides the progress bar.
     #[arg(long)]
     quiet: bool,
-}
 
-/// The variable with the URL of the service.
-const URL: &str = "SANDBOX_URL";
+    #[command(flatten)]
+    service: ServiceArguments,
+}
 
 impl RunOptions {
     /// Validates the arguments. Returns the plan and the outputs, or an error before anything runs.
-    pub(super) fn plan(self) -> Result<(Plan, Outputs), String> {
+    pub(super) fn plan(self) -> Result<(Plan, Outputs), Failure> {
         let code = match (self.script, &self.script_file) {
             (Some(code), _) => code,
             (None, Some(file)) => std::fs::read_to_string(file)
@@ -122,31 +112,25 @@ impl RunOptions {
             },
         };
         let is_local = self.backend.is_some() || self.warm.is_some();
-        let url = match self.url {
-            None if !is_local => from_environment()?,
-            url => url,
+        let target = match is_local {
+            true => None,
+            false => self.service.find()?,
         };
-        let token = match (&url, &self.token_file) {
-            (Some(_), file) => shared::token(file.as_deref())?.map(BearerToken::new),
-            (None, None) => None,
-            (None, Some(_)) => {
-                return Err(format!(
-                    "`--token-file` needs a service: pass its URL, or set the variable {URL}"
-                ));
+        let target = match target {
+            Some(service) => {
+                // The URL and the token are checked before anything runs.
+                let builder = service.configure(Sandbox::create(&service.url))?;
+                builder.into_actor()?;
+                Target::Service(service)
+            }
+            None => {
+                self.service.check_unused()?;
+                let backend = self.backend.unwrap_or(Backend::Auto);
+                Target::Local(backend, self.warm.unwrap_or(0))
             }
         };
-        if let Some(url) = &url {
-            session::check(url, token.as_ref()).map_err(|error| failure::describe(&error))?;
-        }
         let plan = Plan {
-            target: match url {
-                Some(url) => Target::Url(url),
-                None => Target::Local(
-                    self.backend.unwrap_or(Backend::Auto),
-                    self.warm.unwrap_or(0),
-                ),
-            },
-            token,
+            target,
             pace: self.pace.pace(self.execs)?,
             execs: self.execs,
             language: Language::from(self.language),
@@ -156,7 +140,7 @@ impl RunOptions {
             fail_if: self.fail_if,
         };
         if self.json.is_some() && self.json == self.html {
-            return Err("--json and --html name the same file".to_owned());
+            return Err("--json and --html name the same file".into());
         }
         let outputs = Outputs {
             json: self.json.map(Place::open).transpose()?,
@@ -164,14 +148,5 @@ impl RunOptions {
             quiet: self.quiet,
         };
         Ok((plan, outputs))
-    }
-}
-
-/// Returns the URL in the variable. An empty variable counts as unset.
-fn from_environment() -> Result<Option<String>, String> {
-    match env::var(URL) {
-        Ok(url) => Ok(Some(url).filter(|url| !url.is_empty())),
-        Err(env::VarError::NotPresent) => Ok(None),
-        Err(error) => Err(format!("the variable {URL} cannot be used: {error}")),
     }
 }

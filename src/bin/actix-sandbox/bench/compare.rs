@@ -13,12 +13,11 @@ use serde_json::{Map, Value};
 
 use super::{
     condition::{self, Bound, Figures, Metric},
-    outputs::{self, PIPE_CLOSED, Printed},
     phase::Phase,
     report::{FORMAT, FORMAT_VERSION},
     statistics::{PhaseReport, time},
 };
-use crate::shared;
+use crate::{escape::escaped_lines, failure::Failure, output, shared};
 
 #[derive(Args)]
 pub(super) struct Compare {
@@ -66,7 +65,7 @@ struct Errors {
 }
 
 impl Compare {
-    pub(super) fn run(self) -> Result<ExitCode, String> {
+    pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let (a, b) = (Results::read(&self.a)?, Results::read(&self.b)?);
         let mut text = String::new();
         for (name, path, results) in [("A", &self.a, &a), ("B", &self.b, &b)] {
@@ -86,9 +85,7 @@ impl Compare {
             let _ = writeln!(text, "Warning: {warning}");
         }
         text += &table(&a, &b);
-        if outputs::print(&printable(&text))? == Printed::PipeClosed {
-            return Ok(ExitCode::from(PIPE_CLOSED));
-        }
+        output::print(&escaped_lines(&text))?;
         let mut status = ExitCode::SUCCESS;
         for said in self.fail_if.iter().filter_map(|it| it.failure(&a, &b)) {
             shared::say(said);
@@ -159,8 +156,9 @@ impl Ratio {
         let values = [a, b].map(|it| self.metric.value(it.figures()));
         let (text, name) = (&self.text, self.metric.name());
         match values {
-            [Some(a), Some(b)] if a > 0.0 => {
-                let ratio = b / a;
+            // No failures in both runs, for example.
+            [Some(a), Some(b)] if a > 0.0 || b == 0.0 => {
+                let ratio = if b == a { 1.0 } else { b / a };
                 let fails = self.bound.is_crossed_by(ratio);
                 fails
                     .then(|| format!("`--fail-if {text}` holds: the ratio of {name} is {ratio:.3}"))
@@ -264,9 +262,4 @@ fn table(a: &Results, b: &Results) -> String {
     row("per second", Metric::Rate, |it| format!("{it:.2}"));
     row("failures", Metric::Failures, |it| format!("{it}"));
     table
-}
-
-/// Replaces control characters, which a file may contain and a terminal would obey.
-fn printable(text: &str) -> String {
-    text.replace(|it: char| it.is_control() && it != '\n', "\u{fffd}")
 }

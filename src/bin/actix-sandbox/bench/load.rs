@@ -3,7 +3,7 @@
 use std::{cell::Cell, process, rc::Rc, time::Duration};
 
 use actix::Actor;
-use actix_sandbox::Runtime;
+use actix_sandbox::{NewSandbox, Runtime, SandboxBuilder};
 use indicatif::ProgressBar;
 use nix::sys::signal::Signal;
 use tokio::{
@@ -58,7 +58,7 @@ struct Load<'a> {
 /// Runs the plan against a service.
 pub(super) async fn run(
     plan: &Plan,
-    url: &str,
+    builder: SandboxBuilder<NewSandbox>,
     bar: &ProgressBar,
     signals: &mut Signals,
 ) -> Result<(Measured, Stopped), String> {
@@ -77,7 +77,7 @@ pub(super) async fn run(
         bar,
         start,
         common: Common {
-            plan: Rc::new(Shared::new(plan, url, runtime)),
+            plan: Rc::new(Shared::new(plan, builder, &runtime)),
             events: events.start().recipient(),
             stopping,
             any_created: Rc::new(Cell::new(false)),

@@ -15,9 +15,9 @@ mod plan;
 mod plot;
 mod report;
 mod schedule;
-mod service;
 mod session;
 mod statistics;
+mod subject;
 mod text;
 mod timeline;
 
@@ -26,20 +26,23 @@ pub(crate) use arguments::Bench;
 use std::{io::IsTerminal, process::ExitCode, time::Duration};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use nix::sys::signal::Signal;
 
-use crate::{shared, signals::Signals};
+use crate::{
+    failure::Failure,
+    shared,
+    signals::{Signals, status_of},
+};
 use arguments::BenchCommand;
 use condition::Condition;
 use load::Stopped;
 use measure::Measured;
-use outputs::{Outputs, PIPE_CLOSED, Printed};
+use outputs::Outputs;
 use plan::Plan;
 use report::Report;
-use service::Service;
+use subject::Subject;
 
 impl Bench {
-    pub(crate) fn run(self) -> Result<ExitCode, String> {
+    pub(crate) fn run(self) -> Result<ExitCode, Failure> {
         if let Some(BenchCommand::Compare(compare)) = self.command {
             return compare.run();
         }
@@ -49,60 +52,48 @@ impl Bench {
     }
 }
 
-async fn bench(plan: Plan, outputs: Outputs) -> Result<ExitCode, String> {
+async fn bench(plan: Plan, outputs: Outputs) -> Result<ExitCode, Failure> {
     let mut signals = Signals::new().map_err(|error| format!("cannot handle signals: {error}"))?;
-    let mut service = tokio::select! {
-        service = Service::start(&plan) => service?,
+    let mut subject = tokio::select! {
+        subject = Subject::start(&plan) => subject?,
         signal = signals.next() => {
-            shared::say("interrupted before the first sandbox; nothing was measured");
-            return Ok(interrupted_by(signal));
+            let text = "interrupted before the first sandbox; nothing was measured";
+            return Err(Failure::new(status_of(signal), text));
         }
     };
     let bar = progress(&plan, outputs.quiet);
-    bar.set_message(service.name.clone());
-    let run = load::run(&plan, &service.url, &bar, &mut signals).await;
+    bar.set_message(subject.name.clone());
+    let run = load::run(&plan, subject.builder.clone(), &bar, &mut signals).await;
     bar.finish_and_clear();
-    service.stop().await;
+    subject.stop().await;
     let (measured, stopped) = run?;
-    let report = Report::new(&plan, &service, &measured, &stopped);
-    match outputs.write(&report, &measured)? {
-        Printed::Done => finish(&plan, &report, &measured, &stopped),
-        Printed::PipeClosed => Ok(ExitCode::from(PIPE_CLOSED)),
-    }
-}
-
-/// Reports how the run ended, and returns the exit status.
-fn finish(
-    plan: &Plan,
-    report: &Report,
-    measured: &Measured,
-    stopped: &Stopped,
-) -> Result<ExitCode, String> {
-    let counts = measured.counts();
+    let report = Report::new(&plan, &subject, &measured, &stopped);
+    outputs.write(&report, &measured)?;
     match stopped {
-        Stopped::Done if counts.completed + counts.failed == 0 => Err(format!(
-            "nothing was measured: {}; try a longer --duration, a shorter --warm-up, or a lower --rate",
-            report.outcome()
-        )),
-        Stopped::Done => check(plan, report, measured),
+        Stopped::Done => check(&plan, &report, &measured),
         Stopped::Interrupted(signal) => {
-            shared::say("interrupted; the results up to then are listed above");
-            Ok(interrupted_by(*signal))
+            let text = "interrupted; the results up to then are listed above";
+            Err(Failure::new(status_of(signal), text))
         }
-        Stopped::Unreachable(why) => Err(format!("no sandbox could be created: {why}")),
+        Stopped::Unreachable(why) => Err(format!("no sandbox could be created: {why}").into()),
         Stopped::ServerLost(why) => Err(format!(
             "the server is gone: {why}; the results up to then are listed above"
-        )),
+        )
+        .into()),
     }
 }
 
-/// The exit status that shells report for a program that this signal ended.
-fn interrupted_by(signal: Signal) -> ExitCode {
-    ExitCode::from(128 + signal as u8)
-}
-
-/// Reports the conditions of `--fail-if` that hold, and failures that none of them allows.
-fn check(plan: &Plan, report: &Report, measured: &Measured) -> Result<ExitCode, String> {
+/// Fails if nothing was measured, or if a condition of `--fail-if` holds, or after failures that no
+/// condition allows.
+fn check(plan: &Plan, report: &Report, measured: &Measured) -> Result<ExitCode, Failure> {
+    let counts = measured.counts();
+    if counts.completed + counts.failed == 0 {
+        return Err(format!(
+            "nothing was measured: {}; try a longer --duration, a shorter --warm-up, or a lower --rate",
+            report.outcome()
+        )
+        .into());
+    }
     let mut status = ExitCode::SUCCESS;
     for verdict in report.fail_if.iter().filter(|it| it.failed) {
         shared::say(&verdict.text);
@@ -110,9 +101,9 @@ fn check(plan: &Plan, report: &Report, measured: &Measured) -> Result<ExitCode, 
     }
     let are_limited = plan.fail_if.iter().any(Condition::limits_failures);
     match measured.failures() {
-        failures if failures > 0 && !are_limited => Err(format!(
-            "{failures} steps failed; the errors are listed above"
-        )),
+        failures if failures > 0 && !are_limited => {
+            Err(format!("{failures} steps failed; the errors are listed above").into())
+        }
         _ => Ok(status),
     }
 }

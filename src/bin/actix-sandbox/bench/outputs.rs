@@ -10,7 +10,7 @@ use std::{
 use tempfile::NamedTempFile;
 
 use super::{measure::Measured, page, report::Report};
-use crate::shared;
+use crate::{failure::Failure, output, shared};
 
 /// The destinations of the results.
 pub(super) struct Outputs {
@@ -28,17 +28,6 @@ pub(super) enum Place {
     /// A pipe or a device.
     Other(File, PathBuf),
 }
-
-/// What became of text for standard output.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Printed {
-    Done,
-    /// Its reader has closed the pipe.
-    PipeClosed,
-}
-
-/// The exit status that shells report for a program that SIGPIPE ended.
-pub(super) const PIPE_CLOSED: u8 = 141;
 
 /// Mode of a new file, before the umask.
 const MODE: u32 = 0o666;
@@ -69,14 +58,13 @@ impl Place {
         Ok(Self::File(path))
     }
 
-    fn write(&self, text: &str) -> Result<Printed, String> {
+    fn write(&self, text: &str) -> Result<(), Failure> {
         let (done, path) = match self {
-            Self::Stdout => return print(text),
+            Self::Stdout => return output::print(text),
             Self::File(path) => (replace(path, text), path),
             Self::Other(file, path) => ({ file }.write_all(text.as_bytes()), path),
         };
-        done.map_err(|error| cannot_write(path, &error))?;
-        Ok(Printed::Done)
+        Ok(done.map_err(|error| cannot_write(path, &error))?)
     }
 
     /// Returns the path of a file that already has contents, such as the results of an earlier run.
@@ -94,17 +82,6 @@ impl Place {
 
 fn cannot_write(path: &Path, error: &io::Error) -> String {
     format!("cannot write to {}: {error}", path.display())
-}
-
-/// Writes to standard output.
-pub(super) fn print(text: &str) -> Result<Printed, String> {
-    let mut stdout = io::stdout();
-    let done = stdout.write_all(text.as_bytes());
-    match done.and_then(|()| stdout.flush()) {
-        Ok(()) => Ok(Printed::Done),
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Printed::PipeClosed),
-        Err(error) => Err(format!("cannot write to standard output: {error}")),
-    }
 }
 
 /// Creates a file next to `path`, which is removed when it is dropped.
@@ -131,25 +108,21 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
 impl Outputs {
     /// Writes the table and the other results. The table goes to standard output, or to standard
     /// error if other results go to standard output. Writes as much as possible before it fails.
-    pub(super) fn write(&self, report: &Report, measured: &Measured) -> Result<Printed, String> {
+    pub(super) fn write(&self, report: &Report, measured: &Measured) -> Result<(), Failure> {
         let places = [&self.json, &self.html];
         let is_taken = places.into_iter().flatten().any(Place::is_stdout);
         let table = match is_taken {
             // No sandbox was created, so the error says everything.
-            _ if report.stopped == "unreachable" => Ok(Printed::Done),
-            false => print(&report.to_string()),
+            _ if report.stopped == "unreachable" => Ok(()),
+            false => output::print(&report.to_string()),
             true => {
                 _ = write!(io::stderr(), "{report}");
-                Ok(Printed::Done)
+                Ok(())
             }
         };
         let json = Self::put(&self.json, report, || report.json());
         let html = Self::put(&self.html, report, || Ok(page::page(report, measured)));
-        let printed = [table?, json?, html?];
-        match printed.contains(&Printed::PipeClosed) {
-            true => Ok(Printed::PipeClosed),
-            false => Ok(Printed::Done),
-        }
+        json.and(html).and(table)
     }
 
     /// Writes the results to `place`. Keeps an existing file if nothing was measured.
@@ -157,9 +130,9 @@ impl Outputs {
         place: &Option<Place>,
         report: &Report,
         text: impl FnOnce() -> Result<String, String>,
-    ) -> Result<Printed, String> {
+    ) -> Result<(), Failure> {
         let Some(place) = place else {
-            return Ok(Printed::Done);
+            return Ok(());
         };
         match place.with_results().filter(|_| report.phases.is_empty()) {
             Some(path) => {
@@ -167,7 +140,7 @@ impl Outputs {
                     "nothing was measured, so {} is unchanged",
                     path.display()
                 ));
-                Ok(Printed::Done)
+                Ok(())
             }
             None => place.write(&text()?),
         }

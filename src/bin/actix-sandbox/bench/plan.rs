@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use actix_sandbox::{BearerToken, Language, server::Backend};
+use actix_sandbox::{Language, server::Backend};
 
 use super::{condition::Condition, pace::Pace};
+use crate::service::Service;
 
-/// The service to measure.
+/// What to measure.
 pub(super) enum Target {
-    Url(String),
+    Service(Service),
     /// A local server, with the size of its warm pool.
     Local(Backend, usize),
 }
@@ -16,7 +17,6 @@ pub(super) enum Target {
 /// The settings of a benchmark, validated.
 pub(super) struct Plan {
     pub(super) target: Target,
-    pub(super) token: Option<BearerToken>,
     pub(super) pace: Pace,
     pub(super) execs: u32,
     pub(super) language: Language,

@@ -12,8 +12,8 @@ use super::{
     pace::Mode,
     phase::Phase,
     plan::Plan,
-    service::{LocalReport, Service},
     statistics::PhaseReport,
+    subject::{LocalReport, Subject},
     timeline::{LATENCIES, Latency, Timeline},
 };
 
@@ -143,7 +143,7 @@ pub(super) struct LatenciesReport {
 impl Report {
     pub(super) fn new(
         plan: &Plan,
-        service: &Service,
+        subject: &Subject,
         measured: &Measured,
         stopped: &Stopped,
     ) -> Self {
@@ -194,7 +194,7 @@ impl Report {
         Self {
             format: FORMAT,
             format_version: FORMAT_VERSION,
-            target: service.name.clone(),
+            target: subject.name.clone(),
             at: humantime::format_rfc3339_seconds(now).to_string(),
             version: env!("CARGO_PKG_VERSION"),
             environment: Environment {
@@ -203,7 +203,7 @@ impl Report {
                     false => "release",
                 },
                 machine: Machine::here(),
-                local_server: service.local.clone(),
+                local_server: subject.local.clone(),
             },
             plan: PlanReport::new(plan),
             stopped,

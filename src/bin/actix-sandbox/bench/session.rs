@@ -4,8 +4,7 @@ use std::{cell::Cell, rc::Rc, time::Duration};
 
 use actix::{Actor, Context, Handler, Recipient};
 use actix_sandbox::{
-    BearerToken, Error, ErrorKind, NewSandbox, ProcessEnd, Runtime, Sandbox, SandboxBuilder,
-    SandboxEvent, TokenError,
+    Error, ErrorKind, NewSandbox, ProcessEnd, Runtime, Sandbox, SandboxBuilder, SandboxEvent,
 };
 use futures::future::try_join3;
 use tokio::{
@@ -65,27 +64,32 @@ pub(super) struct Common {
 
 /// The part of the plan that applies to each sandbox.
 pub(super) struct Shared {
-    pub(super) url: String,
-    pub(super) runtime: Runtime,
-    pub(super) token: Option<BearerToken>,
+    builder: SandboxBuilder<NewSandbox>,
     pub(super) code: String,
     pub(super) language: actix_sandbox::Language,
     pub(super) execs: u32,
     pub(super) timeout: Duration,
-    pub(super) reconnect: bool,
 }
 
 impl Shared {
-    pub(super) fn new(plan: &Plan, url: &str, runtime: Runtime) -> Self {
+    /// `builder` has the URL and the credentials of the service.
+    pub(super) fn new(plan: &Plan, builder: SandboxBuilder<NewSandbox>, runtime: &Runtime) -> Self {
+        let builder = builder
+            .runtime(runtime)
+            .auto_reconnect(plan.reconnect)
+            .debug(false)
+            .connect_timeout(plan.timeout)
+            .create_timeout(plan.timeout)
+            .exec_timeout(plan.timeout)
+            // The kill step has its own timeout in `Common::step`. The kill that cleans up may take
+            // longer.
+            .kill_timeout(plan.timeout.max(LAST_KILL));
         Self {
-            url: url.to_owned(),
-            runtime,
-            token: plan.token.clone(),
+            builder,
             code: plan.code.clone(),
             language: plan.language.clone(),
             execs: plan.execs,
             timeout: plan.timeout,
-            reconnect: plan.reconnect,
         }
     }
 }
@@ -126,7 +130,9 @@ impl Session {
 
     async fn run(&mut self, common: &Common) -> Result<(), Broken> {
         let plan = &*common.plan;
-        let sandbox = common.step(Phase::Create, create(plan)).await?;
+        let sandbox = common
+            .step(Phase::Create, plan.builder.clone().into_future())
+            .await?;
         self.created = true;
         common.any_created.set(true);
         self.step(Phase::Create, self.arrival.due);
@@ -204,38 +210,6 @@ impl Session {
 
 /// Timeout of the kill that cleans up after a failure.
 const LAST_KILL: Duration = Duration::from_secs(5);
-
-/// Validates the URL and the token without dialling. The error omits passwords.
-pub(super) fn check(url: &str, token: Option<&BearerToken>) -> Result<(), Error> {
-    let builder = with_token(Sandbox::create(url), token);
-    builder.into_actor().map(drop)
-}
-
-fn with_token(
-    builder: SandboxBuilder<NewSandbox>,
-    token: Option<&BearerToken>,
-) -> SandboxBuilder<NewSandbox> {
-    let Some(token) = token.cloned() else {
-        return builder;
-    };
-    builder.bearer_token_source(move || {
-        let token = token.clone();
-        async move { Ok::<_, TokenError>(token) }
-    })
-}
-
-async fn create(plan: &Shared) -> Result<Sandbox, Error> {
-    let builder = Sandbox::create(&plan.url)
-        .runtime(&plan.runtime)
-        .enable_auto_reconnect(plan.reconnect)
-        .connect_timeout(plan.timeout)
-        .create_timeout(plan.timeout)
-        .exec_timeout(plan.timeout)
-        // The kill step has its own timeout in `Common::step`. The kill that cleans up may take
-        // longer.
-        .kill_timeout(plan.timeout.max(LAST_KILL));
-    with_token(builder, plan.token.as_ref()).await
-}
 
 impl Common {
     /// Runs one step with the timeout of the plan. Cancels it when the run stops.

@@ -8,8 +8,8 @@ use super::{
     pace::Mode,
     phase::Phase,
     report::{Connections, ErrorReport, Report, Sandboxes},
-    service::LocalReport,
     statistics::time,
+    subject::LocalReport,
 };
 
 impl Report {

@@ -1,22 +1,22 @@
-//! [`Service`]: the service that a benchmark measures.
+//! [`Subject`]: the service that a benchmark measures.
 
 use std::time::Duration;
 
 use actix_sandbox::{
-    LocalServer,
+    LocalServer, NewSandbox, Sandbox, SandboxBuilder,
     server::{Backend, ServerError},
 };
-
 use serde::Serialize;
 
 use super::plan::{Plan, Target};
-use crate::{service::shown, shared};
+use crate::{failure::Failure, shared};
 
 /// A service, and the local server in this process if it is one.
-pub(super) struct Service {
+pub(super) struct Subject {
     /// How reports name the service.
     pub(super) name: String,
-    pub(super) url: String,
+    /// Creates a sandbox on the service.
+    pub(super) builder: SandboxBuilder<NewSandbox>,
     pub(super) local: Option<LocalReport>,
     server: Option<LocalServer>,
 }
@@ -32,15 +32,15 @@ pub(super) struct LocalReport {
 /// Interval between two looks at the warm pool, until it is full.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-impl Service {
+impl Subject {
     /// Returns the service of the plan. Starts the local server and waits until its warm pool is
     /// full.
-    pub(super) async fn start(plan: &Plan) -> Result<Self, String> {
+    pub(super) async fn start(plan: &Plan) -> Result<Self, Failure> {
         let (backend, warm) = match &plan.target {
-            Target::Url(url) => {
+            Target::Service(service) => {
                 return Ok(Self {
-                    name: shown(url),
-                    url: url.clone(),
+                    name: service.shown(),
+                    builder: service.configure(Sandbox::create(&service.url))?,
                     local: None,
                     server: None,
                 });
@@ -63,7 +63,7 @@ impl Service {
         let backend = server.backend();
         Ok(Self {
             name: format!("a local server (backend {backend})"),
-            url: server.url().to_owned(),
+            builder: Sandbox::create(server.url()),
             local: Some(LocalReport { backend, warm }),
             server: Some(server),
         })
