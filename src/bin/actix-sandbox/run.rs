@@ -14,6 +14,7 @@ use crate::{
     attached,
     code::Code,
     failure::{COMMAND_FAILED, Failure},
+    files::report_skipped,
     runtime,
     session::{Session, SessionArguments},
     shared::{Assignment, assignment, duration},
@@ -164,7 +165,7 @@ impl Run {
             let is_directory = std::fs::metadata(path).is_ok_and(|meta| meta.is_dir());
             let name = path.file_name().filter(|_| !is_directory);
             let to = name.map_or_else(|| PathBuf::from("."), PathBuf::from);
-            files.upload(path, to).await?;
+            report_skipped(&files.upload(path, to).await?);
         }
         let mut command = code.command(&session.sandbox).await?;
         command = command.args(arguments);
@@ -180,7 +181,7 @@ impl Run {
         for path in &self.download {
             let name = Path::new(path).file_name();
             let to = name.map_or_else(|| PathBuf::from("."), PathBuf::from);
-            files.download(path.as_str(), to).await?;
+            report_skipped(&files.download(path.as_str(), to).await?);
         }
         Ok(())
     }

@@ -20,7 +20,7 @@ use super::{
     place::{Place, RemotePath, ends_with_slash, target},
 };
 use crate::{
-    escape::{escaped, escaped_bytes},
+    escape::escaped_bytes,
     failure::{FAILED, Failure, WRONG_ARGUMENTS},
     input, known, operation, output, runtime,
     service::ServiceArguments,
@@ -269,19 +269,24 @@ async fn is_directory(files: &Files, path: &RemotePath) -> Result<bool, Error> {
     }
 }
 
-/// Reports the skipped files and returns the exit status.
+/// Returns the exit status of a transfer.
 fn report(summary: &TransferSummary) -> ExitCode {
+    report_skipped(summary);
+    match summary.skipped_count {
+        0 => ExitCode::SUCCESS,
+        _ => ExitCode::from(FAILED),
+    }
+}
+
+/// Reports the files that a transfer has skipped.
+pub(crate) fn report_skipped(summary: &TransferSummary) {
     for it in &summary.skipped {
         let path = escaped_bytes(it.path.as_bytes());
-        say(format_args!("skipped {path}: {}", escaped(&it.reason)));
+        say(format_args!("skipped {path}: {}", it.reason));
     }
     let listed = summary.skipped.len() as u64;
     match summary.skipped_count.saturating_sub(listed) {
         0 => {}
         more => say(format_args!("skipped {more} more files")),
-    }
-    match summary.skipped_count {
-        0 => ExitCode::SUCCESS,
-        _ => ExitCode::from(FAILED),
     }
 }

@@ -7,4 +7,9 @@ mod list;
 mod place;
 mod watch;
 
-pub(crate) use self::{cat::Cat, copy::Copy, list::List, watch::Watch};
+pub(crate) use self::{
+    cat::Cat,
+    copy::{Copy, report_skipped},
+    list::List,
+    watch::Watch,
+};
