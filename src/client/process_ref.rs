@@ -46,7 +46,8 @@ impl ProcessRef {
         SandboxId::from(self.sandbox.clone())
     }
 
-    /// The name of the process on the wire, which is unique in its sandbox.
+    /// The id of the process, which is unique in its sandbox. The command `actix-sandbox` shows this
+    /// id.
     pub fn exec_id(&self) -> &str {
         &self.exec
     }

@@ -268,8 +268,8 @@ impl Sandbox {
     /// [v2](crate::protocol_v2). Empty if the connection speaks v1, which has no features. With
     /// [`lift`](SandboxBuilder::lift), these are the features of the lift.
     ///
-    /// The client checks the features itself: a request that needs a missing one fails with
-    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported), and nothing is sent.
+    /// The client checks the features itself: a method that needs a missing feature fails with
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) and sends nothing.
     ///
     /// # Errors
     ///

@@ -79,8 +79,8 @@ impl Signal {
 impl FromStr for Signal {
     type Err = String;
 
-    /// Parses a number from 1 to [`MAX`](Self::MAX), or the name of a constant, with or without the
-    /// prefix `SIG`, in any case.
+    /// Parses a number from 1 to [`MAX`](Self::MAX), or the name of a constant with or without the
+    /// prefix `SIG`. Ignores upper and lower case.
     fn from_str(text: &str) -> Result<Self, String> {
         let name = text.to_ascii_uppercase();
         let named = Self::named(name.strip_prefix("SIG").unwrap_or(&name));

@@ -38,7 +38,7 @@ pub struct Confinement {
     pub open_files: Option<u64>,
     /// Whether code can use the network of this machine.
     pub network: bool,
-    /// The user ID of this machine that code runs as.
+    /// The user ID under which code runs on this machine.
     pub user: CodeUser,
     /// What handles the system calls of code.
     pub system_calls: SystemCalls,
@@ -86,6 +86,6 @@ pub enum SystemCalls {
     Unfiltered,
     /// The kernel of this machine, behind a seccomp filter.
     Filtered,
-    /// A separate kernel for each sandbox.
+    /// The kernel of gVisor, which is separate for each sandbox.
     OwnKernel,
 }

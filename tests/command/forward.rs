@@ -32,7 +32,7 @@ fn forward(cli: &Cli, id: &str, ports: &[&str]) -> (Running, Vec<String>) {
     let addresses = ports.iter().map(|port| {
         let mut line = String::new();
         stdout.read_line(&mut line).unwrap();
-        let rest = line.strip_prefix("forwarding http://").unwrap();
+        let rest = line.strip_prefix("forwarding ").unwrap();
         let (address, to) = rest.trim().split_once(" to port ").unwrap();
         assert!(port.ends_with(to), "{line}");
         address.to_owned()

@@ -395,7 +395,7 @@ fn help_groups_the_options_and_shows_the_default_of_each_limit() {
     for option in &limits {
         assert!(option.contains("[default: "), "{option}");
     }
-    let confines = group("With --backend namespace or gvisor");
+    let confines = group("Confinement (needs --backend namespace or gvisor)");
     for option in [
         "memory ",
         "processes ",

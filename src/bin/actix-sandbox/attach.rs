@@ -15,23 +15,24 @@ use crate::{
     signals::Signals,
 };
 
-const STATUS: &str = "Exit status with a process: that of the process, or 128 and the number of the \
-    signal that ended it; 125 if this command failed; 2 for wrong arguments. Ctrl-C interrupts the \
-    process. After SIGTERM, the process goes on.";
+const STATUS: &str = "Exit status: that of the process, or 128 plus the number of the signal that \
+    ended it; 125 if this command failed; 2 for wrong arguments. Ctrl-C interrupts the process. A \
+    second Ctrl-C after more than two seconds, SIGTERM and SIGHUP end only this command: the \
+    process keeps running.";
 
 #[derive(Args)]
 #[command(after_help = STATUS)]
 pub(crate) struct Attach {
-    /// Id of the sandbox, or an unambiguous prefix of the id of one of your sandboxes. A sandbox
-    /// that was checkpointed is restored.
+    /// Id of one of your sandboxes, or an unambiguous prefix of it. With --sandbox-token-file, the
+    /// whole id. Restores the sandbox if it was checkpointed.
     id: String,
 
-    /// Id of a process in it, or an unambiguous prefix: copies standard input to the process, and
-    /// its output to this command, from where the last reader stopped.
+    /// Id of a process in the sandbox, or an unambiguous prefix of it. Connects standard input and
+    /// output to the process. The output continues where the last reader stopped.
     process: Option<String>,
 
-    /// File with the token of a sandbox that another program has created: adds the sandbox to those
-    /// of this user.
+    /// File with the token of a sandbox that another program has created. Adds the sandbox to your
+    /// sandboxes.
     #[arg(long, value_name = "FILE")]
     sandbox_token_file: Option<PathBuf>,
 

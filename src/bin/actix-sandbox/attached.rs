@@ -112,7 +112,10 @@ pub(crate) fn status(end: &ProcessEnd) -> ExitCode {
             ExitCode::from(u8::try_from(*signal).map_or(u8::MAX, |signal| signal | 128))
         }
         ProcessEnd::TimedOut => {
-            say("the time limit has ended the code: that of `--timeout`, or that of the service");
+            say(
+                "the program exceeded its time limit (`--timeout`, or the limit of the service) and \
+                 was killed",
+            );
             ExitCode::from(TIMED_OUT)
         }
         ProcessEnd::Unknown => {
@@ -123,7 +126,7 @@ pub(crate) fn status(end: &ProcessEnd) -> ExitCode {
             ExitCode::SUCCESS
         }
         end => {
-            say(format_args!("the code did not end by itself: {end}"));
+            say(format_args!("the program has no exit status: {end}"));
             ExitCode::from(COMMAND_FAILED)
         }
     }

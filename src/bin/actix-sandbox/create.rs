@@ -8,7 +8,7 @@ use clap::Args;
 use serde_json::json;
 
 use crate::{
-    failure::Failure,
+    failure::{Failure, STATUS},
     kept::Kept,
     output::{self, Format},
     runtime,
@@ -18,7 +18,10 @@ use crate::{
     signals::Signals,
 };
 
+const LIMITS: &str = "Limits (protocol v2)";
+
 #[derive(Args)]
+#[command(after_help = STATUS)]
 pub(crate) struct Create {
     /// Adds a label. May be given more than once. Needs protocol v2.
     #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
@@ -37,11 +40,11 @@ pub(crate) struct Create {
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
     idle_timeout: Duration,
 
-    /// The service deletes the sandbox after this time [default: no limit]. Needs protocol v2.
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    /// The service deletes the sandbox after this time [default: no limit].
+    #[arg(long, value_name = "TIME", value_parser = duration, help_heading = LIMITS)]
     max_lifetime: Option<Duration>,
 
-    /// Allows `actix-sandbox checkpoint`.
+    /// Lets `actix-sandbox checkpoint` store this sandbox.
     #[arg(long)]
     checkpoint: bool,
 
@@ -49,20 +52,20 @@ pub(crate) struct Create {
     #[arg(long)]
     checkpoint_when_idle: bool,
 
-    /// Allows another server with the same state to take the sandbox over.
+    /// Lets another server that shares the same storage (`serve --state`) take over this sandbox.
     #[arg(long)]
     handoff: bool,
 
-    /// Maximum memory of the sandbox [default: that of the service]. Needs protocol v2.
-    #[arg(long, value_name = "SIZE", value_parser = size)]
+    /// Maximum memory of the sandbox [default: the limit of the service].
+    #[arg(long, value_name = "SIZE", value_parser = size, help_heading = LIMITS)]
     memory: Option<ByteSize>,
 
-    /// Maximum number of processes and threads [default: that of the service]. Needs protocol v2.
-    #[arg(long, value_name = "NUMBER", value_parser = positive_u64)]
+    /// Maximum number of processes and threads [default: the limit of the service].
+    #[arg(long, value_name = "NUMBER", value_parser = positive_u64, help_heading = LIMITS)]
     processes: Option<u64>,
 
-    /// Maximum space for files [default: that of the service]. Needs protocol v2.
-    #[arg(long, value_name = "SIZE", value_parser = size)]
+    /// Maximum size of all files of the sandbox on disk [default: the limit of the service].
+    #[arg(long, value_name = "SIZE", value_parser = size, help_heading = LIMITS)]
     disk: Option<ByteSize>,
 
     /// Format of the output: the id, or a JSON object.

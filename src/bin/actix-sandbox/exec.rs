@@ -15,12 +15,16 @@ use crate::{
     signals::Signals,
 };
 
-const STATUS: &str = "Exit status: that of the program, or 128 and the number of the signal that \
+const STATUS: &str = "Exit status: that of the program, or 128 plus the number of the signal that \
     ended it; 124 after --timeout; 125 if this command failed; 2 for wrong arguments. Ctrl-C \
     interrupts the program; after more than two seconds, a second Ctrl-C kills it.";
 
 #[derive(Args)]
-#[command(after_help = STATUS)]
+#[command(
+    after_help = STATUS,
+    override_usage = "actix-sandbox exec [OPTIONS] ID PROGRAM [ARGS]...\n       \
+                      actix-sandbox exec [OPTIONS] ID -c CODE [ARGS]..."
+)]
 pub(crate) struct Exec {
     #[command(flatten)]
     sandbox: KnownSandbox,
@@ -33,8 +37,8 @@ pub(crate) struct Exec {
     )]
     program: Vec<String>,
 
-    /// Runs this code instead of a program. The words after it are its arguments, from `--` on even
-    /// those that start with a dash.
+    /// Runs this code instead of a program. The words that follow are arguments of the code. Write
+    /// `--` before arguments that start with a dash.
     #[arg(short = 'c', long, value_name = "CODE", allow_hyphen_values = true)]
     code: Option<String>,
 

@@ -6,6 +6,10 @@ use actix_sandbox::{Error, LinkError, server::ServerError};
 
 use crate::shared::{self, TOKEN, say};
 
+/// The exit statuses of most commands, for `--help`.
+pub(crate) const STATUS: &str =
+    "Exit status: 0; 1 if the command failed; 2 for wrong arguments; 130 after Ctrl-C.";
+
 /// The status of a command that failed.
 pub(crate) const FAILED: u8 = 1;
 /// The status after wrong arguments, as with clap.
@@ -118,7 +122,7 @@ impl From<Error> for Failure {
 
 impl From<ServerError> for Failure {
     fn from(error: ServerError) -> Self {
-        Self::new(FAILED, shared::not_started(&error))
+        Self::new(FAILED, shared::local_not_started(&error))
     }
 }
 
@@ -136,7 +140,7 @@ const FLAGS: [(&str, &str); 6] = [
     ),
     (
         "`.max_bytes(…)` or `.max_entries(…)`",
-        "`--max-size` or `--max-entries`",
+        "`--max-size` or `--max-entries` of `actix-sandbox cp`",
     ),
     ("`.google_auth(true)`", "`--google-auth`"),
 ];

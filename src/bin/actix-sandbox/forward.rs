@@ -19,7 +19,7 @@ use crate::{
     signals::Signals,
 };
 
-const STATUS: &str = "Exit status: 130 after Ctrl-C, the usual end; 1 if a port could not be \
+const STATUS: &str = "Exit status: 130 after Ctrl-C, which is the normal way to end this command; 1 if a port could not be \
     forwarded, or if the sandbox has ended; 2 for wrong arguments.";
 
 #[derive(Args)]
@@ -28,9 +28,9 @@ pub(crate) struct Forward {
     #[command(flatten)]
     sandbox: KnownSandbox,
 
-    /// Ports to forward. 80 forwards the local port 80 to the port 80 of the sandbox, 8080:80 the
-    /// local port 8080, 0:80 a free local port. Without an address, only programs of this machine
-    /// can connect; 0.0.0.0:8080:80 allows it from everywhere.
+    /// Ports to forward. 8080 forwards the local port 8080 to the port 8080 of the sandbox. 8081:80
+    /// forwards the local port 8081 to port 80. 0:80 selects a free local port. Without ADDRESS, the
+    /// command listens on 127.0.0.1. 0.0.0.0:8081:80 lets other machines connect, too.
     #[arg(required = true, value_name = "[[ADDRESS:]LOCAL:]PORT")]
     ports: Vec<Mapping>,
 }
@@ -63,7 +63,7 @@ impl Forward {
         for (forward, mapping) in forwards.iter().zip(&self.ports) {
             let local = forward.local_addr();
             let port = mapping.port;
-            output::print_line(&format!("forwarding http://{local} to port {port}"))?;
+            output::print_line(&format!("forwarding {local} to port {port}"))?;
         }
         Err(ended(events).await)
     }

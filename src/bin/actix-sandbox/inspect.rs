@@ -7,20 +7,21 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::{
-    failure::Failure,
+    failure::{Failure, STATUS},
     kept::Kept,
     known::{self, KnownSandbox},
-    list::state,
+    list::{UNKNOWN, state},
     output::{self, Format},
     runtime,
     usage::{self, age, short},
 };
 
-/// Shows what is known about a sandbox: state, usage, processes and ports.
+/// Shows the state, usage, processes and ports of a sandbox.
 ///
 /// The command attaches to the sandbox, unless another client is attached. So it restores a
 /// sandbox that is checkpointed, and the idle timeout starts anew.
 #[derive(Args)]
+#[command(after_help = STATUS)]
 pub(crate) struct Inspect {
     #[command(flatten)]
     sandbox: KnownSandbox,
@@ -91,7 +92,7 @@ impl Inspect {
             id: kept.id.clone(),
             service: kept.service.shown(),
             created_ms: listed.as_ref().map_or(kept.created_ms, |it| it.created_ms),
-            state: state(listed.as_ref().map(|it| it.state)),
+            state: listed.as_ref().map_or(UNKNOWN, |it| state(it.state)),
             protocol: None,
             ends_at_ms: listed.as_ref().and_then(|it| it.ends_at_ms),
             labels: listed.map(|it| it.labels).unwrap_or_default(),
@@ -118,7 +119,7 @@ async fn listed(kept: &Kept) -> Option<SandboxInfo> {
 
 impl Inspected {
     async fn look_inside(&mut self, sandbox: &Sandbox) -> Result<(), Failure> {
-        if self.state == "unknown" {
+        if self.state == UNKNOWN {
             self.state = "running";
         }
         self.protocol = Some(sandbox.protocol_version().to_string());

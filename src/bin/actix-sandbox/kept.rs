@@ -20,7 +20,7 @@ use crate::{config, service::Service};
 
 /// Maximum number of sandboxes in the file.
 const MAX_KEPT: usize = 10_000;
-/// Maximum number of detached processes of a sandbox. A server keeps the ends of so many.
+/// Maximum number of detached processes of a sandbox. A server remembers as many ended processes.
 const MAX_PROCESSES: usize = 64;
 /// Maximum size of the file, in bytes.
 const MAX_BYTES: u64 = 16 * 1024 * 1024;
@@ -95,7 +95,7 @@ impl KeptSandboxes {
             all.retain(|other| !other.is(&SandboxId::from(kept.id.clone()), &kept.service));
             if all.len() >= MAX_KEPT {
                 return Err(format!(
-                    "it already has {MAX_KEPT} sandboxes: remove some with `actix-sandbox kill --all --mine`"
+                    "it already has {MAX_KEPT} sandboxes: kill some of them with `actix-sandbox kill ID`"
                 ));
             }
             all.push(kept);
@@ -162,8 +162,8 @@ impl KeptSandboxes {
         match &found[..] {
             [one] => Ok((*one).clone()),
             [] => Err(format!(
-                "no sandbox of this user has the id `{}`: `actix-sandbox list --mine` shows them; \
-                 `actix-sandbox attach --sandbox-token-file` adds another one",
+                "you have no sandbox with the id `{}`: `actix-sandbox list --mine` shows your sandboxes; \
+                 `actix-sandbox attach --sandbox-token-file FILE ID` adds one",
                 id.escape_debug()
             )),
             [first, second, ..] => Err(format!(
@@ -190,7 +190,7 @@ impl KeptSandboxes {
         let meta = file.metadata().map_err(|error| cannot(error.to_string()))?;
         if !meta.is_file() || meta.uid() != geteuid().as_raw() || meta.mode() & 0o077 != 0 {
             return Err(cannot(format!(
-                "it must be a file of this user with the mode 0600, and its mode is {:04o}",
+                "it must be a regular file that you own and that no other user can access: check it, and run `chmod 600` (its mode is {:04o})",
                 meta.mode() & 0o7777
             )));
         }
@@ -255,7 +255,7 @@ async fn lock(path: &Path) -> io::Result<File> {
             Err(TryLockError::WouldBlock) => {
                 return Err(io::Error::new(
                     io::ErrorKind::TimedOut,
-                    "another command has locked it for too long",
+                    "another actix-sandbox command held the lock for 10 seconds: try again",
                 ));
             }
         }

@@ -7,37 +7,43 @@ use clap::Args;
 use futures::{StreamExt, stream};
 
 use crate::{
-    failure::Failure, kept::Kept, known, output, process, runtime, service::ServiceArguments,
-    session::forget, shared::say,
+    failure::{Failure, STATUS},
+    kept::Kept,
+    known, output, process, runtime,
+    service::ServiceArguments,
+    session::forget,
+    shared::say,
 };
 
 /// How many sandboxes are killed concurrently.
 const AT_ONCE: usize = 16;
 
 #[derive(Args)]
+#[command(after_help = STATUS)]
 pub(crate) struct Kill {
-    /// Ids of the sandboxes, or unambiguous prefixes of them.
+    /// Ids of your sandboxes, or unambiguous prefixes of them, with or without `sandbox-`.
     #[arg(required_unless_present = "all")]
     ids: Vec<String>,
 
-    /// Kills all sandboxes of this user, on every service or on that of --url. Needs --mine, because
-    /// the sandboxes of other users have other tokens.
+    /// Kills all your sandboxes, on every service or only on that of --url. Needs --mine.
     #[arg(long, requires = "mine", conflicts_with = "ids")]
     all: bool,
 
-    /// The sandboxes that `list --mine` shows.
+    /// Confirms that --all means the sandboxes that `list --mine` shows.
     #[arg(long, requires = "all")]
     mine: bool,
 
-    /// Kills only this process in the sandbox: its id, or an unambiguous prefix, as `top` and `inspect` show it.
+    /// Kills only this process in the sandbox: its id, or an unambiguous prefix of it. `inspect`
+    /// and `top ID` show the ids.
     #[arg(long, value_name = "PROCESS", conflicts_with = "all")]
     process: Option<String>,
 
-    /// Sends this signal to the process instead, for example TERM or 15.
+    /// Sends this signal to the process instead of killing it, for example TERM or 15.
     #[arg(long, value_name = "SIGNAL", requires = "process")]
     signal: Option<Signal>,
 
-    /// Forgets the sandboxes that can't be killed, for example because their server is gone.
+    /// Removes sandboxes that can't be killed from your sandboxes. Their tokens are lost, even if
+    /// they still run.
     #[arg(long, conflicts_with = "process")]
     forget: bool,
 
@@ -85,7 +91,7 @@ impl Kill {
             }
         }
         if kept.is_empty() {
-            say("no sandboxes of this user");
+            say("you have no sandboxes to kill");
         }
         match failures {
             0 => Ok(ExitCode::SUCCESS),

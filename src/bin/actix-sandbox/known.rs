@@ -19,7 +19,7 @@ const RETRY_EVERY: Duration = Duration::from_millis(100);
 
 #[derive(Args, Clone)]
 pub(crate) struct KnownSandbox {
-    /// Id of the sandbox, or an unambiguous prefix of it, with or without `sandbox-`.
+    /// Id of one of your sandboxes, or an unambiguous prefix of it, with or without `sandbox-`.
     id: String,
 
     #[command(flatten)]
@@ -77,7 +77,7 @@ pub(crate) async fn try_attach(kept: &Kept) -> Result<Result<Sandbox, Error>, Fa
     try_attach_within(kept, FREE_WITHIN).await
 }
 
-/// Attaches to a sandbox of this user. Waits for so long while another client is attached.
+/// Attaches to a sandbox of this user. Waits up to `wait` while another client is attached.
 pub(crate) async fn try_attach_within(
     kept: &Kept,
     wait: Duration,
@@ -105,7 +105,7 @@ pub(crate) fn describe(kept: &Kept, error: &Error) -> Failure {
         ),
         // It stays among the user's sandboxes: another instance of the service may know it.
         ErrorKind::NotFound => format!(
-            "{id} no longer exists on {}: it was killed, or ended after its idle timeout; \
+            "{id} no longer exists on {}: it was killed, or its idle timeout or maximum lifetime has expired; \
              `actix-sandbox kill {id}` removes it from your sandboxes",
             kept.service.shown()
         ),

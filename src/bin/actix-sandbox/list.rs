@@ -10,7 +10,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::{
-    failure::Failure,
+    failure::{Failure, STATUS},
     kept::Kept,
     known,
     output::{self, Format},
@@ -21,9 +21,10 @@ use crate::{
 };
 
 #[derive(Args)]
+#[command(after_help = STATUS)]
 pub(crate) struct List {
-    /// Lists the sandboxes of this user, on every service: those that `create` and `--keep` have
-    /// created, and those of `run` and `shell` that still run or were left behind.
+    /// Lists your sandboxes, on every service or only on that of --url: those of `create`, `--keep`
+    /// and `attach --sandbox-token-file`, and those of `run` and `shell` that haven't ended.
     #[arg(long)]
     mine: bool,
 
@@ -44,9 +45,7 @@ pub(crate) struct List {
 #[derive(Serialize)]
 struct Listed {
     id: String,
-    /// `None` if the service doesn't tell.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    state: Option<ListedState>,
+    state: &'static str,
     created_ms: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     ends_at_ms: Option<u64>,
@@ -105,9 +104,10 @@ impl List {
             let answer = answers.get_mut(&service.url).and_then(Option::as_mut);
             match answer.map(|all| all.remove(&kept.id)) {
                 Some(Some(info)) => listed.push(Listed::new(info, &service)),
-                // It is over, or it lacks the labels, or it is checkpointed.
+                // It lacks the labels, or it doesn't run.
                 Some(None) if !self.label.is_empty() => {}
-                _ => listed.push(Listed::unknown(kept, &service)),
+                Some(None) => listed.push(Listed::kept(kept, NOT_RUNNING, &service)),
+                None => listed.push(Listed::kept(kept, UNKNOWN, &service)),
             }
         }
         Ok(listed)
@@ -118,7 +118,7 @@ impl Listed {
     fn new(info: SandboxInfo, service: &Service) -> Self {
         Self {
             id: info.id.as_str().to_owned(),
-            state: Some(info.state),
+            state: state(info.state),
             created_ms: info.created_ms,
             ends_at_ms: info.ends_at_ms,
             labels: info.labels,
@@ -126,11 +126,11 @@ impl Listed {
         }
     }
 
-    /// A sandbox that its service doesn't list.
-    fn unknown(kept: Kept, service: &Service) -> Self {
+    /// A sandbox about which its service says nothing.
+    fn kept(kept: Kept, state: &'static str, service: &Service) -> Self {
         Self {
             id: kept.id,
-            state: None,
+            state,
             created_ms: kept.created_ms,
             ends_at_ms: None,
             labels: BTreeMap::new(),
@@ -149,7 +149,7 @@ fn table(listed: &[Listed]) -> String {
             .map(|(key, value)| format!("{key}={value}"));
         rows.push(vec![
             it.id.clone(),
-            state(it.state).to_owned(),
+            it.state.to_owned(),
             age(it.created_ms),
             labels.collect::<Vec<_>>().join(","),
             it.service.clone(),
@@ -158,13 +158,18 @@ fn table(listed: &[Listed]) -> String {
     output::table(&rows)
 }
 
-/// The name of a state. A service that can't be reached or that speaks v1 tells none.
-pub(crate) fn state(state: Option<ListedState>) -> &'static str {
+/// The state of a sandbox that its service doesn't list: it has ended, or it is checkpointed.
+const NOT_RUNNING: &str = "not running";
+/// The state of a sandbox whose service can't be asked.
+pub(crate) const UNKNOWN: &str = "unknown";
+
+/// The name of a state.
+pub(crate) fn state(state: ListedState) -> &'static str {
     match state {
-        Some(ListedState::Starting) => "starting",
-        Some(ListedState::Attached) => "attached",
-        Some(ListedState::Detached) => "detached",
-        Some(ListedState::Ending) => "ending",
-        _ => "unknown",
+        ListedState::Starting => "starting",
+        ListedState::Attached => "attached",
+        ListedState::Detached => "detached",
+        ListedState::Ending => "ending",
+        _ => UNKNOWN,
     }
 }

@@ -83,9 +83,10 @@ use clap::{CommandFactory, Parser, Subcommand};
 #[cfg(unix)]
 const ABOUT: &str = "Runs untrusted code in sandboxes.
 
-`run` and `shell` start a confined local server for their own duration, unless a service is named \
-by --url, by the variable SANDBOX_URL or by the configuration file \
-(~/.config/actix-sandbox/config.toml). The other commands need a service: `serve` starts one.";
+`run` and `shell` use the service that --url, the variable SANDBOX_URL or the configuration file \
+(~/.config/actix-sandbox/config.toml) names. Without one, they start a confined local server that \
+ends with the command. `create` and `list` need a service: `serve` starts one. Commands that take \
+the id of a sandbox use the service on which it was created.";
 
 /// Runs untrusted code in sandboxes.
 #[cfg(unix)]
@@ -99,7 +100,7 @@ struct Arguments {
 #[cfg(unix)]
 #[derive(Subcommand)]
 enum Command {
-    /// Runs code in a new sandbox and ends with its exit status.
+    /// Runs code in a new sandbox and exits with the exit status of the code.
     Run(Box<run::Run>),
     /// Opens a terminal in a new or existing sandbox.
     Shell(Box<shell::Shell>),
@@ -111,7 +112,7 @@ enum Command {
     Inspect(inspect::Inspect),
     /// Runs a program in a sandbox.
     Exec(Box<exec::Exec>),
-    /// Resumes a process, restores a sandbox, or adds one to your sandboxes.
+    /// Resumes a process, restores a checkpointed sandbox, or adds a sandbox to your sandboxes.
     Attach(attach::Attach),
     /// Kills sandboxes, or a process in one.
     Kill(kill::Kill),
@@ -125,9 +126,9 @@ enum Command {
     Watch(files::Watch),
     /// Forwards local ports to ports of a sandbox.
     Forward(forward::Forward),
-    /// Shows what your sandboxes use: CPU, memory, disk and processes.
+    /// Shows the CPU, memory, disk and processes of your sandboxes.
     Top(top::Top),
-    /// Stores the files of a sandbox, for new sandboxes.
+    /// Stores the files of a sandbox. New sandboxes can start with them.
     Snapshot(store::Snapshot),
     /// Stores a sandbox and ends it. The next command that uses it restores it.
     Checkpoint(store::Checkpoint),

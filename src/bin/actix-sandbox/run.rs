@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// The exit statuses, for `--help`.
-const STATUS: &str = "Exit status: that of the code, or 128 and the number of the signal that ended it; \
+const STATUS: &str = "Exit status: that of the code, or 128 plus the number of the signal that ended it; \
     124 after --timeout; 125 if this command failed; 2 for wrong arguments. Ctrl-C interrupts the \
     code; after more than two seconds, a second Ctrl-C ends the command.";
 
@@ -42,8 +42,8 @@ pub(crate) struct Run {
     )]
     words: Vec<OsString>,
 
-    /// Runs this code instead of a file. The words after it are its arguments, from `--` on even
-    /// those that start with a dash.
+    /// Runs this code instead of a file. The words that follow are arguments of the code. Write `--`
+    /// before arguments that start with a dash.
     #[arg(
         short = 'c',
         long = "code",
@@ -57,7 +57,7 @@ pub(crate) struct Run {
     #[arg(long, value_name = "NAME")]
     language: Option<String>,
 
-    /// Uploads a file, or what a directory contains, to the working directory of the code. May be
+    /// Uploads a file, or the contents of a directory, to the working directory of the code. May be
     /// given more than once.
     #[arg(long, value_name = "PATH")]
     upload: Vec<PathBuf>,
@@ -76,11 +76,12 @@ pub(crate) struct Run {
     #[arg(long, value_name = "TIME", value_parser = duration)]
     timeout: Option<Duration>,
 
-    /// Starts with the files of this filesystem snapshot.
+    /// Starts with the files of this filesystem snapshot. Needs a service.
     #[arg(long, value_name = "NAME")]
     snapshot: Option<String>,
 
-    /// Keeps the sandbox, and prints its id to standard error.
+    /// Keeps the sandbox until it is idle for 1h, and prints its id to standard error. Needs a
+    /// service.
     #[arg(long)]
     keep: bool,
 

@@ -40,15 +40,14 @@ pub(crate) struct Serve {
     #[arg(long, env = "ACTIX_SANDBOX_BACKEND", default_value = "auto", value_parser = backend)]
     backend: Backend,
 
-    /// File with the access token that requests must carry as `Authorization: Bearer …`. The
-    /// variable ACTIX_SANDBOX_TOKEN can hold the token instead.
+    /// File with the access token that clients must send as `Authorization: Bearer …`, at least 16
+    /// ASCII characters [default: the token in the variable ACTIX_SANDBOX_TOKEN, or no token].
     #[arg(long, help_heading = CALLERS, value_name = "FILE")]
     token_file: Option<PathBuf>,
 
-    /// File with the secret of the URL, so that the URL stays the same after a restart. The server
-    /// creates the file if it is missing. The file must belong to the user of the server and be
-    /// closed to other users (mode 0600) [default: a new secret at each start, or with --state the
-    /// secret that is stored there].
+    /// File with the secret part of the URL, so that the URL stays the same after a restart. The
+    /// server creates the file if it is missing. Only the user of the server may have access to it
+    /// (mode 0600) [default: the secret in --state, or a new secret at each start].
     #[arg(long, help_heading = CALLERS, value_name = "FILE")]
     secret_file: Option<PathBuf>,
 
@@ -80,8 +79,8 @@ pub(crate) struct Serve {
     #[arg(long, help_heading = LIMITS, value_name = "TIME", value_parser = duration)]
     store_timeout: Option<Duration>,
 
-    /// Lease on a sandbox with handoff enabled. If its server dies, another server with the same
-    /// --state can take the sandbox after this time [default: 10s].
+    /// Duration of the lease on a sandbox with handoff. If the server of the sandbox dies, another
+    /// server with the same --state can take over the sandbox after this time [default: 10s].
     #[arg(long, help_heading = HANDOFF, value_name = "TIME", value_parser = duration)]
     handoff_lease: Option<Duration>,
 
@@ -98,9 +97,9 @@ pub(crate) struct Serve {
     #[arg(long, help_heading = LIMITS, value_name = "NUMBER", value_parser = positive)]
     max_sandboxes: Option<usize>,
 
-    /// Number of sandboxes to keep started and ready for clients, at most 1000. A create that gets
-    /// one of them is about as fast as an exec. They don't count toward --max-sandboxes, but each
-    /// takes as much memory as an idle sandbox. Needs a backend that confines code [default: 0].
+    /// Size of the warm pool: sandboxes that are started and ready for clients, at most 1000. They
+    /// don't count toward --max-sandboxes. Each takes as much memory as an idle sandbox. Needs a
+    /// backend that confines code [default: 0].
     #[arg(long, help_heading = LIMITS, value_name = "NUMBER", value_parser = warm)]
     warm: Option<usize>,
 
@@ -169,7 +168,7 @@ pub(crate) struct Serve {
 
 /// Options of the backends `namespace` and `gvisor`.
 #[derive(Args)]
-#[command(next_help_heading = "With --backend namespace or gvisor")]
+#[command(next_help_heading = "Confinement (needs --backend namespace or gvisor)")]
 struct Confines {
     /// Maximum memory of each process, at least 32MiB. With the backend gvisor, a sandbox gets
     /// twice as much, rounded up to a whole GiB [default: 2GiB].

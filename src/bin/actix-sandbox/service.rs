@@ -18,22 +18,25 @@ use crate::{
 /// The environment variable with the URL of the service.
 pub(crate) const URL: &str = "SANDBOX_URL";
 
-/// A command that starts a server for the commands that need one.
-const SERVE: &str = "actix-sandbox serve --backend confined";
+/// How to name a service.
+pub(crate) const NAME_ONE: &str = "pass its URL (`--url` or the variable SANDBOX_URL); \
+    `actix-sandbox serve --backend confined` starts a server and prints its URL";
 
 /// The heading of these arguments in `--help`.
 const HEADING: &str = "Service";
 
 #[derive(Args, Clone)]
 pub(crate) struct ServiceArguments {
-    /// URL of the service: https://…, http://…, wss://… or ws://…. If its path is a secret, set the
-    /// variable SANDBOX_URL instead, because every user of this machine can read arguments
-    /// [default: the variable SANDBOX_URL, then `url` in the configuration file].
+    /// URL of the service [default: the variable SANDBOX_URL, then the configuration file; for the
+    /// id of a sandbox, the service on which it was created].
+    ///
+    /// The schemes are https, http, wss and ws. Every user of this machine can read arguments: if
+    /// the path of the URL is a secret, use the variable.
     #[arg(long, value_name = "URL", help_heading = HEADING)]
     url: Option<String>,
 
-    /// File with the access token, which is sent as `Authorization: Bearer …` [default: the token
-    /// in the variable ACTIX_SANDBOX_TOKEN].
+    /// File with the access token [default: `token_file` in the configuration file, then the
+    /// variable ACTIX_SANDBOX_TOKEN; for the id of a sandbox, what was used when it was created].
     #[arg(long, value_name = "FILE", help_heading = HEADING)]
     token_file: Option<PathBuf>,
 
@@ -92,13 +95,8 @@ impl ServiceArguments {
 
     /// Like [`find`](Self::find). Fails if there is no service.
     pub(crate) fn require(&self) -> Result<Service, Failure> {
-        self.find()?.ok_or_else(|| {
-            format!(
-                "no service: pass its URL (`--url` or the variable {URL}); `{SERVE}` starts a \
-                 server and prints its URL"
-            )
-            .into()
-        })
+        let service = self.find()?;
+        service.ok_or_else(|| format!("no service is named: {NAME_ONE}").into())
     }
 
     /// Fails if arguments need a service that is not named. Otherwise a user might believe that they
@@ -114,10 +112,7 @@ impl ServiceArguments {
             ("--google-auth", google_auth),
         ];
         match given.iter().find(|(_, is_given)| *is_given) {
-            Some((flag, _)) => Err(format!(
-                "`{flag}` needs a service: pass its URL (`--url` or the variable {URL})"
-            )
-            .into()),
+            Some((flag, _)) => Err(format!("`{flag}` needs a service: {NAME_ONE}").into()),
             None => Ok(()),
         }
     }

@@ -12,7 +12,7 @@ use clap::Args;
 use crate::{
     failure::Failure,
     kept::{Kept, KeptSandboxes},
-    service::{Service, ServiceArguments},
+    service::{self, Service, ServiceArguments},
     shared::{LOCAL_SERVER, backend, say},
     signals::Signals,
 };
@@ -28,13 +28,13 @@ pub(crate) struct SessionArguments {
     #[command(flatten)]
     service: ServiceArguments,
 
-    /// Backend of the local server, which runs the sandbox if no service is named: confined,
+    /// Runs the sandbox on a local server with this backend, even if a service is named: confined,
     /// gvisor, namespace, auto or host. host confines nothing: use it only for code that you trust
-    /// [default: confined].
+    /// [default: confined, if no service is named].
     #[arg(long, value_parser = local_backend, conflicts_with = "url", help_heading = LOCAL_SERVER)]
     backend: Option<Backend>,
 
-    /// Lets the code use the network of this machine.
+    /// Lets the code use the network of this machine. Needs --backend namespace or gvisor.
     #[arg(long, conflicts_with = "url", help_heading = LOCAL_SERVER)]
     network: bool,
 }
@@ -76,8 +76,9 @@ impl SessionArguments {
         if !keep || self.service()?.is_some() {
             return Ok(());
         }
-        // Names the command that starts a server.
-        self.service.require()?;
+        if !self.is_local() {
+            return Err(format!("`--keep` needs a service: {}", service::NAME_ONE).into());
+        }
         Err(
             "`--keep` can't be combined with `--backend` or `--network`: the local server ends \
              with this command"
@@ -141,8 +142,8 @@ impl Session {
             match record(kept).await {
                 Ok(()) => session.is_recorded = true,
                 Err(reason) => say(format_args!(
-                    "if this command is killed, its sandbox will live until its idle timeout, \
-                     because it is not recorded: {reason}"
+                    "cannot store the id and the token of the sandbox: {reason}; if this command is \
+                     killed, `actix-sandbox kill` can't find the sandbox, which ends at its idle timeout"
                 )),
             }
         }
@@ -156,7 +157,7 @@ impl Session {
         signals: &mut Signals,
     ) -> Result<T, Failure> {
         if !self.is_recorded {
-            say("the sandbox is not kept, because it is not recorded");
+            say("the sandbox is not kept, because its id and token could not be stored");
             return self.end_after(done, signals).await;
         }
         say(format_args!("kept {}", self.sandbox.sandbox_id()));

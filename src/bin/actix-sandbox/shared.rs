@@ -88,7 +88,9 @@ pub(crate) fn assignment(text: &str) -> Result<Assignment, String> {
             Err(std::env::VarError::NotUnicode(_)) => {
                 return Err("its value is not valid UTF-8".to_owned());
             }
-            Err(_) => return Err("expected NAME=VALUE, or a variable that is set".to_owned()),
+            Err(_) => {
+                return Err("expected NAME=VALUE, or the name of a variable that is set".to_owned());
+            }
         },
     };
     match name.is_empty() {
@@ -126,9 +128,13 @@ fn token_of(file: Option<&Path>, shortest: usize) -> Result<Option<String>, Stri
     let is_sendable = token.bytes().all(|byte| byte.is_ascii_graphic());
     match token.len() >= shortest && is_sendable {
         true => Ok(Some(token.to_owned())),
-        false => Err(format!(
+        false if shortest == SHORTEST_TOKEN => Err(format!(
             "the access token in {place} cannot be used: expected at least {shortest} ASCII \
              characters without spaces; `head -c 24 /dev/urandom | base64` generates one"
+        )),
+        false => Err(format!(
+            "the access token in {place} cannot be used: it is empty, or contains spaces or \
+             characters that are not ASCII"
         )),
     }
 }
@@ -190,6 +196,26 @@ pub(crate) fn not_started(error: &ServerError) -> String {
     }
 }
 
+/// Describes why the local server of a command that is not `serve` did not start. Such a command has
+/// no flags for directories and addresses.
+pub(crate) fn local_not_started(error: &ServerError) -> String {
+    match error {
+        ServerError::Directory { path, source } => format!(
+            "cannot use {} for the sandboxes: {source}; set TMPDIR to a directory that you can \
+             write to",
+            path.display()
+        ),
+        ServerError::Bind { .. }
+        | ServerError::StateDirectory { .. }
+        | ServerError::StateUrl { .. } => error.to_string(),
+        ServerError::NotConfined { reason } => format!(
+            "no backend that confines code works here: {reason}; `actix-sandbox doctor` shows how \
+             to fix this; to run trusted code without confinement, use `--backend host`"
+        ),
+        error => not_started(error),
+    }
+}
+
 /// Writes a message to standard error. Escapes it, because it may contain text from a sandbox or a
 /// peer. `eprintln!` would panic if standard error is a closed pipe.
 pub(crate) fn say(message: impl Display) {
@@ -217,14 +243,15 @@ fn read(file: &Path) -> Result<String, String> {
     let meta = std::fs::metadata(file).map_err(|error| failed(error.to_string()))?;
     if !meta.is_file() {
         return Err(failed(
-            "it is not a regular file, which it must be, because it is read for each connection"
+            "it must be a regular file, because the command reads it again for each connection"
                 .to_owned(),
         ));
     }
     let mode = meta.mode() & 0o777;
     if mode & 0o022 != 0 {
         return Err(failed(format!(
-            "other users may write to it (mode {mode:04o}): run `chmod 600`, and use another token"
+            "another user may have changed the token (mode {mode:04o}): run `chmod 600`, and write a \
+             new token to the file"
         )));
     }
     std::fs::read_to_string(file).map_err(|error| failed(error.to_string()))

@@ -22,8 +22,8 @@ const STATUS: &str = "Exit status: that of the program; 125 if this command fail
 #[derive(Args)]
 #[command(after_help = STATUS)]
 pub(crate) struct Shell {
-    /// Id of one of your sandboxes, or an unambiguous prefix of it [default: a new sandbox, which
-    /// ends with this command].
+    /// Id of one of your sandboxes, or an unambiguous prefix of it, with or without `sandbox-`
+    /// [default: a new sandbox, which ends with this command].
     id: Option<String>,
 
     /// Program and its arguments [default: a login shell].
@@ -35,11 +35,12 @@ pub(crate) struct Shell {
     #[arg(long, value_name = "NAME[=VALUE]", value_parser = assignment)]
     env: Vec<Assignment>,
 
-    /// Starts a new sandbox with the files of this filesystem snapshot.
+    /// Starts a new sandbox with the files of this filesystem snapshot. Needs a service.
     #[arg(long, value_name = "NAME", conflicts_with = "id")]
     snapshot: Option<String>,
 
-    /// Keeps the new sandbox, and prints its id to standard error.
+    /// Keeps the new sandbox until it is idle for 1h, and prints its id to standard error. Needs a
+    /// service.
     #[arg(long, conflicts_with = "id")]
     keep: bool,
 

@@ -5,12 +5,13 @@ use std::process::ExitCode;
 use clap::Args;
 
 use crate::{
-    failure::Failure,
+    failure::{Failure, STATUS},
     known::{self, KnownSandbox},
     output, runtime,
 };
 
 #[derive(Args)]
+#[command(after_help = STATUS)]
 pub(crate) struct Snapshot {
     #[command(flatten)]
     sandbox: KnownSandbox,
@@ -34,6 +35,7 @@ impl Snapshot {
 }
 
 #[derive(Args)]
+#[command(after_help = STATUS)]
 pub(crate) struct Checkpoint {
     #[command(flatten)]
     sandbox: KnownSandbox,

@@ -46,10 +46,10 @@ pub(crate) async fn start(
 }
 
 impl choice::Backend {
-    /// The path of the program that this backend runs sandboxes with: `bwrap` for
-    /// [`Namespace`](Self::Namespace), `runsc` for [`Gvisor`](Self::Gvisor). `None` if the program
-    /// was not found, and for the other backends. Looks for the program at each call, in the same
-    /// way as a server that starts.
+    /// Returns the path of the program that runs the sandboxes of this backend: `bwrap` for
+    /// [`Namespace`](Self::Namespace), `runsc` for [`Gvisor`](Self::Gvisor). Returns `None` for other
+    /// backends, or if the program is not found. Searches at each call, where a starting server
+    /// searches.
     pub fn program(&self) -> Option<PathBuf> {
         match self {
             #[cfg(target_os = "linux")]

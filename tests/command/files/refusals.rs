@@ -55,14 +55,14 @@ fn wrong_arguments_are_refused() {
             "neither SRC nor DST is in a sandbox",
         ),
         (&["cp", "a:b", "c:d"], "from a sandbox to a sandbox"),
-        (&["cp", ":b", "c"], "write ./ before a local path"),
+        (&["cp", ":b", "c"], "write ./ before it"),
         (&["cp", "", "a:b"], "expected a path"),
         (&["cp", "a:b", ".", "--ignore", "x"], "`--ignore`"),
         (&["cp", "-", "a:b", "--ignore", "x"], "`--ignore`"),
         (&["cp", ".", "a:b", "--max-size", "1MB"], "`--max-size`"),
         (&["cp", "a:b", ".", "--max-size", "0"], "at least 1 byte"),
         (&["ls"], "ID[:PATH]"),
-        (&["ls", ":x"], "expected the id of a sandbox"),
+        (&["ls", ":x"], "expected ID:PATH"),
         (&["cat"], "ID:PATH"),
         (&["watch", "a", "--output", "xml"], "xml"),
         (&["forward", "a"], "PORT"),
@@ -88,11 +88,7 @@ fn wrong_arguments_are_refused() {
 #[test]
 fn unknown_and_ambiguous_ids_are_refused() {
     let (_program, cli, id) = sandbox();
-    all_fail(
-        &cli,
-        "nosuch",
-        "no sandbox of this user has the id `nosuch`",
-    );
+    all_fail(&cli, "nosuch", "you have no sandbox with the id `nosuch`");
     cli.create();
     all_fail(&cli, "sandbox-", "`sandbox-` is ambiguous: 2 sandboxes");
     assert_failed(&cli.run(&["ls", &at(&id, "nosuch")]), "'nosuch'");

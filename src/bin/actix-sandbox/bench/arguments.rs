@@ -30,19 +30,19 @@ pub(crate) struct Bench {
 
 #[derive(Subcommand)]
 pub(super) enum BenchCommand {
-    /// Compares the results of two runs, which --json wrote.
+    /// Compares the results of two runs.
     Compare(Compare),
 }
 
 #[derive(Args)]
 pub(super) struct RunOptions {
-    /// Backend of the local server, which is measured if no service is named: auto, confined, host,
-    /// namespace or gvisor. The variable SANDBOX_URL is then ignored [default: auto].
+    /// Measures a local server with this backend, even if a service is named: confined, gvisor,
+    /// namespace, auto or host [default: auto, if no service is named].
     #[arg(long, conflicts_with = "url", value_parser = backend, help_heading = LOCAL_SERVER)]
     backend: Option<Backend>,
 
-    /// Size of the warm pool of the local server. The run starts when the pool is full. The
-    /// variable SANDBOX_URL is then ignored [default: 0].
+    /// Measures a local server with a warm pool of this size, even if a service is named. The run
+    /// starts when the pool is full [default: 0].
     #[arg(long, value_name = "NUMBER", conflicts_with = "url", value_parser = warm, help_heading = LOCAL_SERVER)]
     warm: Option<usize>,
 
@@ -74,11 +74,13 @@ pub(super) struct RunOptions {
     #[arg(long)]
     reconnect: bool,
 
-    /// Fails the run if this holds, for example 'p99(create)>500ms'. On the left: p50, p90, p95,
-    /// p99, p99.9, max, mean or count, with a step in parentheses (create, exec_start,
-    /// first_output, interactive, end, kill, whole); failures, the number of failed steps; or rate,
-    /// the completed sandboxes per second. May be given more than once. By default, any failure
-    /// fails the run; a condition about failures replaces that.
+    /// Fails the run if this expression holds, for example 'p99(create)>500ms'. May be given more
+    /// than once. By default, any failure fails the run.
+    ///
+    /// On the left of < or >: p50, p90, p95, p99, p99.9, max, mean or count, with a step in
+    /// parentheses (create, exec_start, first_output, interactive, end, kill, whole); failures, the
+    /// number of failed steps; or rate, the completed sandboxes per second. An expression about
+    /// failures replaces the default.
     #[arg(long, value_name = "EXPRESSION", value_parser = Condition::parse)]
     fail_if: Vec<Condition>,
 

@@ -48,7 +48,7 @@ impl Subject {
             Target::Local(backend, warm) => (backend, *warm),
         };
         let server = start(plan, backend, warm).await.map_err(|error| {
-            let reason = shared::not_started(&error);
+            let reason = shared::local_not_started(&error);
             format!("cannot start a local server: {reason}")
         })?;
         let full = tokio::time::timeout(plan.timeout, fill(&server, warm));

@@ -25,7 +25,8 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// Checks which backends work on this machine, or whether a service works.
 ///
 /// Without a URL: starts a server with each backend, creates a sandbox and runs `true` in it.
-/// Prints which backends work, what the others lack and how to get it, and which limits hold.
+/// Prints which backends work, why the others don't work and how to fix that, and which limits the
+/// backends enforce.
 ///
 /// With a URL, from the arguments, the environment or the configuration file: connects to the
 /// service, creates a sandbox, runs `true` in it and kills it. Prints the time of each step, the

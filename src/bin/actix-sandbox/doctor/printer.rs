@@ -118,7 +118,7 @@ fn machine_summary(machine: &MachineReport) -> String {
     if let Some(connections) = files.max_connections {
         let _ = writeln!(
             text,
-            "\nThis process may open {} files (`ulimit -Hn`), so `serve` accepts up to \
+            "\nWith the limit of this process on open files ({}, `ulimit -Hn`), `serve` accepts up to \
              {connections} connections.",
             files.limit
         );
@@ -173,7 +173,7 @@ fn table(works: &[(&BackendReport, &Limits)]) -> String {
         text = format!("{text}\n{}", line.trim_end());
     };
     row(
-        "default limits",
+        "default options",
         works.iter().map(|(it, _)| it.backend.to_owned()).collect(),
     );
     for (name, cell) in ROWS {
@@ -211,7 +211,7 @@ fn service_summary(service: &ServiceReport) -> String {
     let mut text = format!("\nThe service speaks protocol {protocol}.");
     text += match service.lift {
         None => "",
-        Some(true) => " With `--lift`, it provides what v2 adds to execs.",
+        Some(true) => " With `--lift`, it supports most features of v2 (docs/lift.md).",
         Some(false) => " The lift does not work.",
     };
     text += "\n";

@@ -6,14 +6,17 @@ use clap::Args;
 
 use super::place::RemotePath;
 use crate::{
-    failure::Failure, known, operation, output, runtime, service::ServiceArguments,
+    failure::{Failure, STATUS},
+    known, operation, output, runtime,
+    service::ServiceArguments,
     signals::Signals,
 };
 
 #[derive(Args)]
+#[command(after_help = STATUS)]
 pub(crate) struct Cat {
-    /// Files. ID is an unambiguous prefix of the id of one of your sandboxes. The command stops at
-    /// the first file that can't be read.
+    /// Files. ID is the id of one of your sandboxes, or an unambiguous prefix of it. The command stops
+    /// at the first file that can't be read.
     #[arg(required = true, value_name = "ID:PATH", value_parser = RemotePath::parser())]
     files: Vec<RemotePath>,
 

@@ -37,24 +37,23 @@ const DETAILS: &str = "SRC and DST: one of them is ID:PATH, where ID is the id o
     file). Write ./ before a local path that contains a colon.\n\n\
     If DST is an existing directory or ends with /, SRC goes into it under its own name, and is \
     merged with a directory of that name. DIRECTORY/. stands for the contents of a directory. \
-    Otherwise, SRC becomes DST: a file replaces a file at once, when all of its content has \
-    arrived.\n\n\
+    Otherwise, the copy gets the path DST. An existing file is replaced atomically.\n\n\
     Exit status: 0; 1 if the copy failed, or if files were skipped, for example pipes and sockets; \
     2 for wrong arguments. The command reports each skipped file on standard error.";
 
 #[derive(Args)]
 #[command(after_help = DETAILS)]
 pub(crate) struct Copy {
-    /// What to copy.
+    /// Source: ID:PATH, a path of this machine, or - for standard input.
     #[arg(value_name = "SRC", value_parser = Place::parser())]
     from: Place,
 
-    /// Where to.
+    /// Destination: ID:PATH, a path of this machine, or - for standard output.
     #[arg(value_name = "DST", value_parser = Place::parser())]
     to: Place,
 
     /// Leaves out the files that match a rule in the syntax of .gitignore, for example `target/`.
-    /// May be given more than once; the last rule that matches wins. Only from this machine.
+    /// May be given more than once; the last rule that matches wins. Only for copies to a sandbox.
     #[arg(long, value_name = "RULE", allow_hyphen_values = true)]
     ignore: Vec<String>,
 
@@ -67,7 +66,7 @@ pub(crate) struct Copy {
     #[arg(long, value_name = "NUMBER", value_parser = positive_u64)]
     max_entries: Option<u64>,
 
-    /// Shows no progress. Without this option, progress is shown if standard error is a terminal.
+    /// Hides the progress bar.
     #[arg(short, long)]
     quiet: bool,
 

@@ -11,7 +11,7 @@ use futures::StreamExt;
 use super::place::RemotePath;
 use crate::{
     escape::escaped_bytes,
-    failure::Failure,
+    failure::{Failure, STATUS},
     known, operation,
     output::{self, Format},
     runtime,
@@ -24,8 +24,9 @@ use crate::{
 const AT_ONCE: usize = 1_000;
 
 #[derive(Args)]
+#[command(after_help = STATUS)]
 pub(crate) struct List {
-    /// Directory, or a file [default: the home directory of the sandbox].
+    /// Directory or file to list. Without PATH, the home directory of the sandbox.
     #[arg(value_name = "ID[:PATH]", value_parser = RemotePath::parser())]
     place: RemotePath,
 
@@ -33,7 +34,7 @@ pub(crate) struct List {
     #[arg(short)]
     long: bool,
 
-    /// Lists the directories below, too: a path on each line.
+    /// Lists subdirectories recursively, one path on each line.
     #[arg(short = 'R', long)]
     recursive: bool,
 

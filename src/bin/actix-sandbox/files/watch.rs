@@ -24,11 +24,11 @@ const STATUS: &str = "Exit status: 130 after Ctrl-C, the usual end; 0 if the wat
 #[derive(Args)]
 #[command(after_help = STATUS)]
 pub(crate) struct Watch {
-    /// File or directory to watch [default: the home directory of the sandbox].
+    /// Directory or file to watch. Without PATH, the home directory of the sandbox.
     #[arg(value_name = "ID[:PATH]", value_parser = RemotePath::parser())]
     place: RemotePath,
 
-    /// Watches the directories below, too.
+    /// Watches subdirectories recursively.
     #[arg(short, long)]
     recursive: bool,
 

@@ -25,12 +25,12 @@ use crate::{
 /// The time between two samples on a terminal.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-const DETAILS: &str = "Only one command at a time can be attached to a sandbox. While top runs, other \
-    commands can't use the sandboxes that it shows as running, and those don't become idle. A \
+const DETAILS: &str = "Only one client at a time can be attached to a sandbox. While top runs, other \
+    commands can't use the sandboxes that it shows as running, and their idle timeouts don't run. A \
     sandbox that another client uses is shown as `in use`. A sandbox that its service doesn't list is \
     shown as `not running`: it has ended, or it is checkpointed. CPU is the share of one processor \
     since the last sample.\n\n\
-    Exit status: 130 after Ctrl-C, the usual end on a terminal; 0 after one sample; 1 if the \
+    Exit status: 130 after Ctrl-C, which is the normal way to end this command; 0 after one sample; 1 if the \
     command failed.";
 
 #[derive(Args)]
@@ -40,7 +40,7 @@ pub(crate) struct Top {
     /// restores it if it was checkpointed [default: all your sandboxes].
     id: Option<String>,
 
-    /// Time between two samples [default: 2s on a terminal; otherwise, there is only one].
+    /// Time between two samples [default: 2s on a terminal; otherwise, top shows one sample].
     #[arg(long, value_name = "TIME", value_parser = duration)]
     interval: Option<Duration>,
 
