@@ -23,7 +23,7 @@ use crate::failure::Failure;
 pub(crate) const SAME_WITHIN: Duration = Duration::from_secs(2);
 
 /// How long to wait, after a signal, for something that is being created, to remove it.
-const CREATED_WITHIN: Duration = Duration::from_secs(10);
+const CREATED_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long a command may take to clean up.
 const CLEAN_UP_WITHIN: Duration = Duration::from_secs(15);
@@ -71,8 +71,8 @@ impl Signals {
     }
 
     /// Awaits `work`, which creates something. If a signal arrives first, waits up to
-    /// [`CREATED_WITHIN`], and returns what `work` has created nevertheless, so that the caller can
-    /// remove it.
+    /// [`CREATED_WITHIN`] or until another signal, and returns what `work` has created nevertheless,
+    /// so that the caller can remove it.
     pub(crate) async fn while_creating<T>(
         &mut self,
         work: impl Future<Output = T>,
@@ -82,21 +82,27 @@ impl Signals {
             created = &mut work => return Ok(created),
             signal = self.next() => signal,
         };
-        let created = timeout(CREATED_WITHIN, work).await;
-        Err((ended_by(signal), created.ok()))
+        let created = self.within(CREATED_WITHIN, work).await;
+        Err((ended_by(signal), created))
     }
 
-    /// Runs `work`, at most as long as [`CLEAN_UP_WITHIN`], and until a signal arrives after
-    /// [`SAME_WITHIN`]. Returns `None` if `work` was not done.
+    /// Runs `work`, at most as long as [`CLEAN_UP_WITHIN`], or until another signal. Returns `None`
+    /// if `work` was not done.
     pub(crate) async fn clean_up<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        self.within(CLEAN_UP_WITHIN, work).await
+    }
+
+    /// Runs `work` after a signal, until `limit`, or until another signal arrives after
+    /// [`SAME_WITHIN`].
+    async fn within<T>(&mut self, limit: Duration, work: impl Future<Output = T>) -> Option<T> {
         let impatient = async {
             sleep(SAME_WITHIN).await;
             self.forget();
-            self.next().await;
+            self.next().await
         };
         tokio::select! {
-            done = timeout(CLEAN_UP_WITHIN, work) => done.ok(),
-            () = impatient => None,
+            done = timeout(limit, work) => done.ok(),
+            _ = impatient => None,
         }
     }
 
