@@ -59,7 +59,7 @@ enum Repr {
         /// What failed: `upload` or `download to`.
         what: &'static str,
         /// The directory or file of this machine.
-        directory: PathBuf,
+        path: PathBuf,
         error: Arc<ArchiveError>,
     },
     LocalAddress(Arc<io::Error>),
@@ -167,7 +167,7 @@ impl Error {
     pub fn server_reason(&self) -> Option<&str> {
         match &*self.0 {
             Repr::Failure(Failure::Refused { reason, .. }) => reason.as_deref(),
-            _ => match self.end()? {
+            _ => match self.sandbox_end()? {
                 SandboxEnd::Failed { reason, .. } => reason.as_deref(),
                 _ => None,
             },
@@ -200,7 +200,9 @@ impl Error {
         }
     }
 
-    fn end(&self) -> Option<&SandboxEnd> {
+    /// Why the sandbox, or this client's session with it, has ended. `None` if the error has another
+    /// reason.
+    pub fn sandbox_end(&self) -> Option<&SandboxEnd> {
         match &*self.0 {
             Repr::SandboxLost(end)
             | Repr::Failure(Failure::NotOpened { end } | Failure::SandboxEnded { end, .. }) => {
@@ -214,7 +216,7 @@ impl Error {
         if let Repr::NotListed(cause) = &*self.0 {
             return Some(cause);
         }
-        match self.end()? {
+        match self.sandbox_end()? {
             SandboxEnd::LinkLost { cause, .. } => Some(cause),
             _ => None,
         }
@@ -232,10 +234,20 @@ impl Error {
     }
 
     /// A transfer failed on this machine. `what` is `upload` or `download to`.
-    pub(crate) fn local_file(what: &'static str, directory: &Path, error: ArchiveError) -> Self {
+    /// `is_file` is whether `local` is the file, and not the directory that contains it.
+    pub(crate) fn local_file(
+        what: &'static str,
+        local: &Path,
+        is_file: bool,
+        error: ArchiveError,
+    ) -> Self {
+        let path = match error.path() {
+            Some(path) if !is_file => local.join(path),
+            _ => local.to_owned(),
+        };
         Self::new(Repr::LocalFile {
             what,
-            directory: directory.to_owned(),
+            path,
             error: Arc::new(error),
         })
     }

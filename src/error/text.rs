@@ -16,13 +16,7 @@ impl fmt::Display for Error {
         match &*self.0 {
             Repr::Url(error) => error.fmt(f),
             Repr::Builtin(error) => error.fmt(f),
-            Repr::LocalFile {
-                what,
-                directory,
-                error,
-            } => {
-                let path = error.path().map(|path| directory.join(path));
-                let path = path.as_deref().unwrap_or(directory);
+            Repr::LocalFile { what, path, error } => {
                 write!(f, "cannot {what} '{}': {}", path.display(), error.io())?;
                 match error.io().kind() {
                     io::ErrorKind::FileTooLarge => {

@@ -192,6 +192,11 @@ fn a_detached_process_is_resumed_and_killed() {
         inspected["processes"] == Value::Array(Vec::new())
     };
     while !is_over() {}
+    let inspected = cli.stdout_of(&["inspect", &id]);
+    assert!(
+        inspected.contains("ended; `attach` shows its output"),
+        "{inspected}"
+    );
     let ran = cli.run(&["attach", &id, process.trim()]);
     assert_eq!((ran.status, &*ran.stdout), (7, "short\n"));
     let ran = cli.run(&["attach", &id, process.trim()]);
@@ -270,11 +275,14 @@ fn a_checkpointed_sandbox_is_restored_by_the_next_command() {
     let ran = cli.run(&["checkpoint", &id]);
     assert_eq!(ran.status, 1);
     assert!(sentence(&ran).contains("`--checkpoint`"), "{ran:?}");
-    let id = cli.stdout_of(&["create", "--checkpoint"]);
+    let id = cli.stdout_of(&["create", "--checkpoint", "--label", "a=b"]);
     let id = id.trim();
     cli.stdout_of(&["exec", id, "sh", "-c", "echo day one > file"]);
     let said = cli.stdout_of(&["checkpoint", id]);
     assert!(said.starts_with(&format!("checkpointed {id}")), "{said}");
+    assert!(cli.stdout_of(&["list", "--mine"]).contains("not running"));
+    let inspected = json(&cli.stdout_of(&["inspect", id, "--output", "json"]));
+    assert_eq!(inspected["labels"]["a"], "b");
     assert_eq!(cli.stdout_of(&["attach", id]), format!("{id} is running\n"));
     assert_eq!(cli.stdout_of(&["exec", id, "cat", "file"]), "day one\n");
 }
@@ -356,6 +364,16 @@ fn a_token_goes_only_to_the_service_that_it_is_for() {
         drop(stream);
         assert_eq!(running.end().status, 125);
     }
+}
+
+#[test]
+fn a_sandbox_whose_lifetime_has_ended_is_gone() {
+    let server = Program::start(&[]);
+    let cli = Cli::new(&server.url);
+    let id = cli.stdout_of(&["create", "--max-lifetime", "1s"]);
+    while cli.stdout_of(&["list", "--output", "json"]) != "[]\n" {}
+    let said = cli.stdout_of(&["kill", "--all", "--mine"]);
+    assert_eq!(said, format!("{} was already gone\n", id.trim()));
 }
 
 #[test]

@@ -157,6 +157,23 @@ fn help_and_completions_cover_every_command() {
         let said = cli.stdout_of(&["completions", shell]);
         assert!(said.contains("checkpoint-when-idle"), "{shell}");
     }
+    let completed = |words: &str| {
+        let script = format!(
+            "source <(\"$0\" completions bash); COMP_WORDS=({words}); \
+             COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); \
+             _actix__sandbox actix-sandbox \"${{COMP_WORDS[COMP_CWORD]}}\" \
+             \"${{COMP_WORDS[COMP_CWORD-1]}}\"; echo \"${{COMPREPLY[@]}}\""
+        );
+        let mut bash = std::process::Command::new("bash");
+        bash.args(["-c", &script, env!("CARGO_BIN_EXE_actix-sandbox")]);
+        cli.adopt(&mut bash);
+        let ran = Running::start(bash).end();
+        assert_eq!(ran.status, 0, "{ran:?}");
+        ran.stdout.trim().to_owned()
+    };
+    assert_eq!(completed("actix-sandbox ru"), "run");
+    assert_eq!(completed("actix-sandbox run --back"), "--backend");
+    assert_eq!(completed("actix-sandbox bench com"), "compare");
     cli.stdout_of(&["man", "pages"]);
     let page = fs::read_to_string(cli.home().join("pages/actix-sandbox-run.1")).unwrap();
     assert!(page.contains("upload"), "{page}");

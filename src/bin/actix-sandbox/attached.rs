@@ -9,7 +9,9 @@ use tokio::time::Instant;
 
 use crate::{
     failure::{COMMAND_FAILED, Failure, TIMED_OUT},
-    input, notices, output,
+    input,
+    notices::{self, HINT},
+    output,
     shared::say,
     signals::{SAME_WITHIN, Signals, ended_by},
 };
@@ -45,9 +47,12 @@ pub(crate) async fn started(
 
 /// Kills a process before the command fails for another reason.
 pub(crate) async fn kill(process: &Process, signals: &mut Signals) {
-    match signals.clean_up(process.kill()).await {
+    let sandbox = process.sandbox();
+    match signals.clean_up(sandbox, process.kill()).await {
         Some(Ok(())) => {}
         Some(Err(error)) if error.kind() == ErrorKind::ProcessEnded => {}
+        // The failure of the command says more.
+        Some(Err(error)) if error.sandbox_end().is_some() => {}
         Some(Err(error)) => say(format_args!("the process may still run: {error}")),
         None => say("the process may still run, because the service did not confirm the kill"),
     }
@@ -64,7 +69,7 @@ pub(crate) async fn run(process: &Process, signals: &mut Signals) -> Result<Proc
     let mut ended = pin!(ended);
     let mut input = pin!(input::copy_to(process).fuse());
     let is_lost = Cell::new(false);
-    let mut notices = pin!(notices::report(process.sandbox(), &is_lost, "", "\n").fuse());
+    let mut notices = pin!(notices::report(process.sandbox(), &is_lost, HINT, "\n").fuse());
     // A signal waits for a lost connection, so it must not hold up what follows.
     let mut interrupts = FuturesUnordered::new();
     let mut first = None;
@@ -80,7 +85,8 @@ pub(crate) async fn run(process: &Process, signals: &mut Signals) -> Result<Proc
             Some(()) = interrupts.next() => {}
             signal = signals.next() => {
                 let first = *first.get_or_insert_with(Instant::now);
-                if signal != Signal::SIGINT || first.elapsed() > SAME_WITHIN {
+                let is_late = first.elapsed() > SAME_WITHIN || is_lost.get();
+                if signal != Signal::SIGINT || is_late {
                     return Err(ended_by(signal));
                 }
                 interrupts.push(interrupt(process));

@@ -19,7 +19,10 @@ impl Completions {
         let mut text = Vec::new();
         let name = command.get_name().to_owned();
         clap_complete::generate(self.shell, &mut command, name, &mut text);
-        output::print(&String::from_utf8_lossy(&text))?;
+        let text = String::from_utf8_lossy(&text);
+        // The generator for bash expects a name without a dash: it sets `actix__sandbox`, and then
+        // compares with this label.
+        output::print(&text.replace("actix__subcmd__sandbox", "actix__sandbox"))?;
         Ok(ExitCode::SUCCESS)
     }
 }

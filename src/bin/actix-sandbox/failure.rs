@@ -127,7 +127,11 @@ impl From<ServerError> for Failure {
 }
 
 /// What the texts of the library say, and what the user of this command can do instead.
-const FLAGS: [(&str, &str); 6] = [
+const FLAGS: [(&str, &str); 7] = [
+    (
+        "`enable_idle_timeout_auto_checkpoint`",
+        "`--checkpoint-when-idle`",
+    ),
     ("see `SandboxBuilder::lift`", "`--lift` adds it"),
     ("`.lift(true)`", "`--lift`"),
     (
@@ -154,10 +158,12 @@ pub(crate) fn describe(error: &Error) -> String {
     match cause {
         // The library's text is about its methods.
         Some(LinkError::UpgradeRefused(refusal)) if refusal.needs_credentials() => {
+            let refusal = refusal.to_string();
+            let refusal = refusal.trim_end_matches('.');
             format!("the service refuses the request: {refusal}; {token}")
         }
         Some(LinkError::UpgradeRefused(refusal)) if [401, 403].contains(&refusal.status) => {
-            format!("{error}; {token}")
+            format!("{}; {token}", error.to_string().trim_end_matches('.'))
         }
         _ => FLAGS
             .iter()

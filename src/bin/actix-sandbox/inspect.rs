@@ -50,6 +50,9 @@ struct Inspected {
     #[serde(skip_serializing_if = "Option::is_none")]
     metrics: Option<Metrics>,
     processes: Vec<Process>,
+    /// The ids of detached processes that have ended.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ended: Vec<String>,
     ports: Vec<ListeningPort>,
     #[serde(skip_serializing_if = "Option::is_none")]
     token: Option<String>,
@@ -87,7 +90,7 @@ impl Inspect {
 
     async fn inspect(&self) -> Result<Inspected, Failure> {
         let kept = self.sandbox.find()?;
-        let listed = listed(&kept).await;
+        let listed = what_is_listed(&kept).await;
         let mut inspected = Inspected {
             id: kept.id.clone(),
             service: kept.service.shown(),
@@ -98,11 +101,23 @@ impl Inspect {
             labels: listed.map(|it| it.labels).unwrap_or_default(),
             metrics: None,
             processes: Vec::new(),
+            ended: Vec::new(),
             ports: Vec::new(),
             token: self.show_token.then(|| kept.token.clone()),
         };
         match known::try_attach(&kept).await? {
-            Ok(sandbox) => inspected.look_inside(&sandbox).await?,
+            Ok(sandbox) => {
+                // The attach has restored it if it was checkpointed.
+                if inspected.state == UNKNOWN
+                    && let Some(listed) = what_is_listed(&kept).await
+                {
+                    inspected.created_ms = listed.created_ms;
+                    inspected.ends_at_ms = listed.ends_at_ms;
+                    inspected.labels = listed.labels;
+                }
+                inspected.look_inside(&sandbox).await?;
+                inspected.add_detached(&kept);
+            }
             // Another command uses it, so only its service can tell something.
             Err(error) if error.kind() == ErrorKind::InUse => inspected.state = "attached",
             Err(error) => return Err(known::describe(&kept, &error)),
@@ -112,7 +127,7 @@ impl Inspect {
 }
 
 /// What the service says about the sandbox. `None` if it doesn't list it.
-async fn listed(kept: &Kept) -> Option<SandboxInfo> {
+async fn what_is_listed(kept: &Kept) -> Option<SandboxInfo> {
     let all = kept.service.list().ok()?.await.ok()?;
     all.into_iter().find(|it| it.id.as_str() == kept.id)
 }
@@ -138,6 +153,16 @@ impl Inspected {
             // A service that speaks only v1.
             Err(error) if error.kind() == ErrorKind::Unsupported => Ok(()),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Adds the detached processes that have ended, and whose output may not have been read.
+    fn add_detached(&mut self, kept: &Kept) {
+        for detached in &kept.processes {
+            let id = detached.exec_id();
+            if self.processes.iter().all(|it| it.id != id) {
+                self.ended.push(id.to_owned());
+            }
         }
     }
 
@@ -168,6 +193,9 @@ impl Inspected {
                 "process",
                 format!("{}  {}  {}", it.id, it.program, short(running)),
             );
+        }
+        for id in &self.ended {
+            row("process", format!("{id}  ended; `attach` shows its output"));
         }
         for port in &self.ports {
             row("port", format!("{} on {}", port.port, port.address));

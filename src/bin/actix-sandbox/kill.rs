@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use actix_sandbox::{ErrorKind, Signal};
+use actix_sandbox::{ErrorKind, SandboxEnd, Signal};
 use clap::Args;
 use futures::{StreamExt, stream};
 
@@ -133,6 +133,7 @@ async fn kill(kept: &Kept) -> Killed {
     match killed {
         Ok(()) => Killed::Done,
         Err(error) if error.kind() == ErrorKind::NotFound => Killed::NotFound,
+        Err(error) if error.sandbox_end() == Some(&SandboxEnd::LifetimeEnded) => Killed::NotFound,
         Err(error) => Killed::Failed(known::describe(kept, &error)),
     }
 }

@@ -8,6 +8,9 @@ use tokio::task::spawn_blocking;
 
 use crate::shared::say_with_end;
 
+/// What the user can do while the connection is lost.
+pub(crate) const HINT: &str = "; Ctrl-C ends the command";
+
 /// Reports until the sandbox is over. Stays silent if the first attempt to reconnect succeeds, so
 /// that short interruptions don't disturb a screen. `is_lost` is set from the report of a loss until
 /// the connection is back. `hint` follows the report, and `end` ends each line: a terminal in raw

@@ -14,7 +14,7 @@ use crate::{
     kept::{Kept, KeptSandboxes},
     service::{self, Service, ServiceArguments},
     shared::{LOCAL_SERVER, backend, say},
-    signals::Signals,
+    signals::{CLEAN_UP_WITHIN, Signals},
 };
 
 /// Idle timeout of a sandbox that is kept.
@@ -186,7 +186,7 @@ impl Session {
         if let Some(server) = self.server {
             drop(self.sandbox);
             // If this is not done in time, the watchdog of the server cleans up.
-            let _ = signals.clean_up(server.stop()).await;
+            let _ = signals.within(CLEAN_UP_WITHIN, server.stop()).await;
             return Ok(());
         }
         kill(&self.sandbox, signals).await?;
@@ -239,7 +239,7 @@ pub(crate) async fn created(
 
 /// Kills a sandbox, unless another signal arrives.
 pub(crate) async fn kill(sandbox: &Sandbox, signals: &mut Signals) -> Result<(), Failure> {
-    let reason: Box<dyn Display> = match signals.clean_up(sandbox.kill()).await {
+    let reason: Box<dyn Display> = match signals.clean_up(sandbox, sandbox.kill()).await {
         Some(Ok(())) => return Ok(()),
         Some(Err(error)) if error.kind() == ErrorKind::NotFound => return Ok(()),
         Some(Err(error)) => Box::new(error),

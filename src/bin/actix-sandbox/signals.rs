@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use actix_sandbox::{Sandbox, SandboxState};
 use futures::FutureExt;
 use nix::sys::signal::Signal;
 use tokio::{
@@ -25,8 +26,11 @@ pub(crate) const SAME_WITHIN: Duration = Duration::from_secs(2);
 /// How long to wait, after a signal, for something that is being created, to remove it.
 const CREATED_WITHIN: Duration = Duration::from_secs(5);
 
+/// How long a command waits for a lost connection, to clean up.
+const LOST_WITHIN: Duration = Duration::from_secs(2);
+
 /// How long a command may take to clean up.
-const CLEAN_UP_WITHIN: Duration = Duration::from_secs(15);
+pub(crate) const CLEAN_UP_WITHIN: Duration = Duration::from_secs(15);
 
 /// SIGINT, SIGTERM and SIGHUP. Those that were ignored when the command started stay ignored, as
 /// `nohup` and shells without job control want it.
@@ -86,15 +90,27 @@ impl Signals {
         Err((ended_by(signal), created))
     }
 
-    /// Runs `work`, at most as long as [`CLEAN_UP_WITHIN`], or until another signal. Returns `None`
-    /// if `work` was not done.
-    pub(crate) async fn clean_up<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
-        self.within(CLEAN_UP_WITHIN, work).await
+    /// Runs `work`, which cleans up in a sandbox, for a limited time or until another signal.
+    /// Returns `None` if `work` was not done.
+    pub(crate) async fn clean_up<T>(
+        &mut self,
+        sandbox: &Sandbox,
+        work: impl Future<Output = T>,
+    ) -> Option<T> {
+        let limit = match sandbox.state() {
+            SandboxState::Reconnecting => LOST_WITHIN,
+            _ => CLEAN_UP_WITHIN,
+        };
+        self.within(limit, work).await
     }
 
-    /// Runs `work` after a signal, until `limit`, or until another signal arrives after
+    /// Runs `work` at the end of a command, until `limit`, or until another signal arrives after
     /// [`SAME_WITHIN`].
-    async fn within<T>(&mut self, limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+    pub(crate) async fn within<T>(
+        &mut self,
+        limit: Duration,
+        work: impl Future<Output = T>,
+    ) -> Option<T> {
         let impatient = async {
             sleep(SAME_WITHIN).await;
             self.forget();

@@ -14,7 +14,9 @@ use tokio::{
 
 use crate::{
     failure::Failure,
-    input, notices, output,
+    input,
+    notices::{self, HINT},
+    output,
     shared::say,
     signals::{Signals, ended_by},
 };
@@ -57,11 +59,8 @@ pub(crate) async fn connect(
         }
     };
     let mut sizes = pin!(sizes.fuse());
-    let (hint, end) = match raw {
-        Some(_) => ("; Ctrl-C ends the command", "\r\n"),
-        None => ("", "\n"),
-    };
-    let mut notices = pin!(notices::report(process.sandbox(), &is_lost, hint, end).fuse());
+    let end = if raw.is_some() { "\r\n" } else { "\n" };
+    let mut notices = pin!(notices::report(process.sandbox(), &is_lost, HINT, end).fuse());
     let ended = async {
         let shown = |_| {
             has_shown.notify_one();

@@ -168,8 +168,10 @@ impl Upload {
     }
 
     async fn run(self) -> Result<TransferSummary, Error> {
-        let failed = |error| Error::local_file("upload", &self.local, error);
-        let file = is_file(self.local.clone()).await.map_err(failed)?;
+        let failed = |error, is_file| Error::local_file("upload", &self.local, is_file, error);
+        let file = is_file(self.local.clone()).await;
+        let file = file.map_err(|error| failed(error, true))?;
+        let failed = |error| failed(error, file);
         let unpack = Builtin::Unpack {
             path: self.remote,
             file,
@@ -223,9 +225,9 @@ impl Download {
     }
 
     async fn run(self) -> Result<TransferSummary, Error> {
-        let failed = |error| Error::local_file("download to", &self.local, error);
         let remote = self.files.metadata(&self.remote).await?;
         let is_file = remote.kind == FileKind::File;
+        let failed = |error| Error::local_file("download to", &self.local, is_file, error);
         let pack = Builtin::Pack { path: self.remote };
         let process = self.files.sandbox.start(pack, Stdin::Null).await?;
         let on_progress = call(self.on_progress);

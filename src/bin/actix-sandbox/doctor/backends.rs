@@ -42,6 +42,7 @@ pub(super) async fn check(
         backends.push(report);
     }
     let auto = selected(signals).await?;
+    let auto = auto.filter(|name| backends.iter().any(|it| it.works && it.backend == *name));
     let (_, limit) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or_default();
     Ok(MachineReport {
         backends,
@@ -87,7 +88,10 @@ async fn check_backend(
             });
             tried.map(|tried| (tried, confinement, connections))
         }
-        Err(reason) => Err(reason),
+        Err(reason) => {
+            report.advice = advice::for_backend(name, report.program.as_ref());
+            Err(reason)
+        }
     };
     match checked {
         Ok((tried, confinement, connections)) => {
@@ -100,7 +104,6 @@ async fn check_backend(
         }
         Err(reason) => {
             report.problem = Some(reason);
-            report.advice = advice::for_backend(name, report.program.as_ref());
             Ok((report, None))
         }
     }

@@ -50,6 +50,9 @@ impl Doctor {
         // As `serve` does, so that the limits are those of `serve`.
         shared::raise_open_files();
         let target = self.service.find()?.map(Target::new).transpose()?;
+        if target.is_none() {
+            self.service.check_unused()?;
+        }
         runtime::run(|signals| async move {
             match check(target, self.output, signals).await? {
                 true => Ok(ExitCode::SUCCESS),
