@@ -52,7 +52,7 @@ async fn ask(program: &Program, request: &str) -> (String, String) {
 
 #[actix::test]
 async fn code_runs_and_a_signal_shuts_the_server_down_gracefully() {
-    for signal in ["TERM", "INT", "HUP"] {
+    for signal in ["TERM", "INT"] {
         let mut program = Program::start(&[]);
         assert_eq!(ask(&program, "GET /healthz").await.0, "HTTP/1.1 200 OK");
         assert_eq!(ask(&program, "GET /readyz").await.0, "HTTP/1.1 200 OK");
@@ -64,6 +64,17 @@ async fn code_runs_and_a_signal_shuts_the_server_down_gracefully() {
         assert!(program.ended_by(signal).await.success());
         assert_eq!(fs::read_dir(&directory).unwrap().count(), 0, "{signal}");
     }
+}
+
+/// As after `nohup`, which programs that run the tests may use.
+#[actix::test]
+async fn a_closed_terminal_stops_the_server_unless_sighup_is_ignored() {
+    let mut program = Program::start_heeding("SIGHUP", &[]);
+    assert!(program.ended_by("HUP").await.success());
+    let mut program = Program::start_ignoring("SIGHUP", &[]);
+    program.signal("HUP");
+    assert_eq!(ask(&program, "GET /healthz").await.0, "HTTP/1.1 200 OK");
+    assert!(program.ended_by("TERM").await.success());
 }
 
 /// Runs on each backend that works on this machine.

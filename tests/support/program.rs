@@ -41,6 +41,19 @@ fn told(mut command: Command, arguments: &[&str]) -> Command {
     command
 }
 
+/// `actix-sandbox`, without arguments, with this disposition of a signal.
+pub(crate) fn with_signal(signal: &str, disposition: &str) -> Command {
+    // Not by a shell, which may handle SIGCHLD itself, and can't reset ignored signals.
+    let script = format!(
+        "import os, signal, sys\n\
+         signal.signal(signal.{signal}, signal.{disposition})\n\
+         os.execv(sys.argv[1], sys.argv[1:])"
+    );
+    let mut command = Command::new("python3");
+    command.args(["-c", &script, PROGRAM]);
+    command
+}
+
 impl Program {
     /// The host and port of the URL.
     pub(crate) fn address(&self) -> &str {
@@ -88,14 +101,13 @@ impl Program {
 
     /// Starts it from a program that ignores this signal.
     pub(crate) fn start_ignoring(signal: &str, arguments: &[&str]) -> Self {
-        // Not by a shell, which may handle SIGCHLD itself.
-        let script = format!(
-            "import os, signal, sys\n\
-             signal.signal(signal.{signal}, signal.SIG_IGN)\n\
-             os.execv(sys.argv[1], sys.argv[1:])"
-        );
-        let mut command = Command::new("python3");
-        command.args(["-c", &script, PROGRAM]);
+        let command = with_signal(signal, "SIG_IGN");
+        Self::begin(told(command, arguments), tempfile::tempdir().unwrap())
+    }
+
+    /// Starts it with the default action of this signal, even if the tests ignore it.
+    pub(crate) fn start_heeding(signal: &str, arguments: &[&str]) -> Self {
+        let command = with_signal(signal, "SIG_DFL");
         Self::begin(told(command, arguments), tempfile::tempdir().unwrap())
     }
 
