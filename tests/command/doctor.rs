@@ -30,6 +30,7 @@ fn command(arguments: &[&str]) -> Command {
 }
 
 fn checked(mut command: Command, arguments: &[&str]) -> Command {
+    crate::support::program::heed_signals();
     command
         .arg("doctor")
         .args(arguments)

@@ -11,7 +11,7 @@ use actix_sandbox::Sandbox;
 use crate::support::{
     backend::without_bwrap,
     cli::{Cli, Ran, Running},
-    program::{Program, with_signal},
+    program::{Program, ignoring},
 };
 
 /// The one line on stderr, without the name of the program.
@@ -194,11 +194,7 @@ async fn a_signal_leaves_nothing_behind() {
     let server = Program::start(&[]);
     let cli = Cli::new(&server.url);
     for (signal, status) in [("TERM", 143), ("HUP", 129)] {
-        // The tests may run with SIGHUP ignored, for example by `nohup`.
-        let mut command = with_signal("SIGHUP", "SIG_DFL");
-        command.args(["run", "-c", WAIT]);
-        cli.adopt(&mut command);
-        let (running, _stdout) = ready(command);
+        let (running, _stdout) = ready(cli.command(&["run", "-c", WAIT]));
         running.signal(signal);
         let ran = running.end();
         assert_eq!(ran.status, status);
@@ -276,7 +272,7 @@ async fn a_later_second_ctrl_c_ends_the_command() {
 fn a_signal_that_was_ignored_stays_ignored() {
     let server = Program::start(&[]);
     let cli = Cli::new(&server.url);
-    let mut command = with_signal("SIGHUP", "SIG_IGN");
+    let mut command = ignoring("SIGHUP");
     command.args(["run", "-c", "print('ready', flush=True); print(input())"]);
     cli.adopt(&mut command);
     command.stdin(Stdio::piped());

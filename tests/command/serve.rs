@@ -66,10 +66,10 @@ async fn code_runs_and_a_signal_shuts_the_server_down_gracefully() {
     }
 }
 
-/// As after `nohup`, which programs that run the tests may use.
+/// As `nohup` ignores it.
 #[actix::test]
 async fn a_closed_terminal_stops_the_server_unless_sighup_is_ignored() {
-    let mut program = Program::start_heeding("SIGHUP", &[]);
+    let mut program = Program::start(&[]);
     assert!(program.ended_by("HUP").await.success());
     let mut program = Program::start_ignoring("SIGHUP", &[]);
     program.signal("HUP");

@@ -10,6 +10,8 @@ use std::{
 
 use tempfile::TempDir;
 
+use super::program::heed_signals;
+
 /// How long a command may run.
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -53,6 +55,7 @@ impl Cli {
 
     /// Makes this the user of a command, whose stdin is empty.
     pub(crate) fn adopt(&self, command: &mut Command) {
+        heed_signals();
         let home = self.home.path();
         command
             .current_dir(home)

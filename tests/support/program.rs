@@ -13,6 +13,21 @@ use tempfile::TempDir;
 
 use super::within;
 
+/// Restores the default actions of signals that this process ignores. Otherwise the commands that
+/// the tests start would ignore them, too: a shell without job control ignores SIGINT in background
+/// jobs, and `nohup` ignores SIGHUP.
+#[allow(unsafe_code, reason = "nix has no safe function for this")]
+pub(crate) fn heed_signals() {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        for number in [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP] {
+            // SAFETY: the default action runs no code of this process.
+            unsafe { signal(number, SigHandler::SigDfl) }.unwrap();
+        }
+    });
+}
+
 /// A running `actix-sandbox serve`, on a free port and with a temporary directory.
 pub(crate) struct Program {
     child: Option<Child>,
@@ -27,6 +42,7 @@ fn command(arguments: &[&str]) -> Command {
 }
 
 fn told(mut command: Command, arguments: &[&str]) -> Command {
+    heed_signals();
     command.arg("serve").args(arguments).stdin(Stdio::null());
     // The default of the tests is `host`; the default of the command is another one.
     if std::env::var_os("ACTIX_SANDBOX_BACKEND").is_none() && !arguments.contains(&"--backend") {
@@ -41,12 +57,12 @@ fn told(mut command: Command, arguments: &[&str]) -> Command {
     command
 }
 
-/// `actix-sandbox`, without arguments, with this disposition of a signal.
-pub(crate) fn with_signal(signal: &str, disposition: &str) -> Command {
-    // Not by a shell, which may handle SIGCHLD itself, and can't reset ignored signals.
+/// `actix-sandbox`, without arguments, started by a program that ignores this signal.
+pub(crate) fn ignoring(signal: &str) -> Command {
+    // Not by a shell, which may handle SIGCHLD itself.
     let script = format!(
         "import os, signal, sys\n\
-         signal.signal(signal.{signal}, signal.{disposition})\n\
+         signal.signal(signal.{signal}, signal.SIG_IGN)\n\
          os.execv(sys.argv[1], sys.argv[1:])"
     );
     let mut command = Command::new("python3");
@@ -101,13 +117,7 @@ impl Program {
 
     /// Starts it from a program that ignores this signal.
     pub(crate) fn start_ignoring(signal: &str, arguments: &[&str]) -> Self {
-        let command = with_signal(signal, "SIG_IGN");
-        Self::begin(told(command, arguments), tempfile::tempdir().unwrap())
-    }
-
-    /// Starts it with the default action of this signal, even if the tests ignore it.
-    pub(crate) fn start_heeding(signal: &str, arguments: &[&str]) -> Self {
-        let command = with_signal(signal, "SIG_DFL");
+        let command = ignoring(signal);
         Self::begin(told(command, arguments), tempfile::tempdir().unwrap())
     }
 

@@ -19,6 +19,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 fn command(arguments: &[&str]) -> Command {
+    program::heed_signals();
     let mut command = Command::new(env!("CARGO_BIN_EXE_actix-sandbox"));
     command
         .arg("bench")
