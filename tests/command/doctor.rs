@@ -6,7 +6,7 @@ use std::{
     net::TcpListener,
     os::unix::{fs::symlink, process::ExitStatusExt},
     path::Path,
-    process::{Child, Command, Output, Stdio},
+    process::{Child, Command},
 };
 
 use actix_sandbox::{
@@ -18,6 +18,7 @@ use tempfile::TempDir;
 
 use crate::support::{
     backend::{start_if_possible, without_bwrap},
+    program::{self, ended, run},
     scripted::Scripted,
     server_process::{self, ServerProcess},
     within,
@@ -29,36 +30,8 @@ fn command(arguments: &[&str]) -> Command {
     checked(Command::new(env!("CARGO_BIN_EXE_actix-sandbox")), arguments)
 }
 
-fn checked(mut command: Command, arguments: &[&str]) -> Command {
-    crate::support::program::heed_signals();
-    command
-        .arg("doctor")
-        .args(arguments)
-        .env_remove("ACTIX_SANDBOX_TOKEN")
-        .env_remove("SANDBOX_URL")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    command
-}
-
-async fn ended(child: Child) -> Output {
-    let ended = tokio::task::spawn_blocking(move || child.wait_with_output());
-    within("the end of the program", ended)
-        .await
-        .unwrap()
-        .unwrap()
-}
-
-/// Runs it. Returns its exit code, its stdout and its stderr.
-async fn run(mut command: Command) -> (Option<i32>, String, String) {
-    let output = ended(command.spawn().unwrap()).await;
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (
-        output.status.code(),
-        text(output.stdout),
-        text(output.stderr),
-    )
+fn checked(command: Command, arguments: &[&str]) -> Command {
+    program::subcommand(command, "doctor", arguments)
 }
 
 /// Checks a service in both formats. Returns the exit code, the text and the JSON. The secret path

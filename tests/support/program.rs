@@ -3,7 +3,7 @@
 use std::{
     ffi::OsStr,
     io::{BufRead, BufReader, Read},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
 };
 
 #[cfg(target_os = "linux")]
@@ -216,12 +216,7 @@ impl Program {
 
     /// Waits until the program exits. Returns its exit status and its log.
     pub(crate) async fn end(&mut self) -> (ExitStatus, String) {
-        let child = self.child.take().unwrap();
-        let ended = tokio::task::spawn_blocking(move || child.wait_with_output());
-        let output = within("the end of the program", ended)
-            .await
-            .unwrap()
-            .unwrap();
+        let output = ended(self.child.take().unwrap()).await;
         (output.status, String::from_utf8(output.stderr).unwrap())
     }
 
@@ -331,6 +326,40 @@ impl Drop for Program {
             let _ = child.wait();
         }
     }
+}
+
+/// A subcommand other than `serve`, with pipes for its output. It knows no service.
+pub(crate) fn subcommand(mut command: Command, name: &str, arguments: &[&str]) -> Command {
+    heed_signals();
+    command
+        .arg(name)
+        .args(arguments)
+        .env_remove("ACTIX_SANDBOX_TOKEN")
+        .env_remove("SANDBOX_URL")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// Waits until a command ends.
+pub(crate) async fn ended(child: Child) -> Output {
+    let ended = tokio::task::spawn_blocking(move || child.wait_with_output());
+    within("the end of the program", ended)
+        .await
+        .unwrap()
+        .unwrap()
+}
+
+/// Runs a command. Returns its exit code, its stdout and its stderr.
+pub(crate) async fn run(mut command: Command) -> (Option<i32>, String, String) {
+    let output = ended(command.spawn().unwrap()).await;
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (
+        output.status.code(),
+        text(output.stdout),
+        text(output.stderr),
+    )
 }
 
 /// Runs it with arguments that it must refuse. Returns its exit status and its stderr.

@@ -13,6 +13,13 @@ async fn marks(file: &str, count: usize) {
     assert!(waited.is_ok(), "the scripts do not run");
 }
 
+/// A run that something else ends: three scripts at once for ten minutes.
+fn long_run(url: &str, script: &str, file: &str) -> Command {
+    let mut command = command(&["--url", url, "--duration", "10m", "--concurrency", "3"]);
+    command.args(["--script", script, "--json", file]);
+    command
+}
+
 /// The reader of the output exits early, as in `actix-sandbox bench 2>&1 | head -1`.
 #[actix::test]
 async fn a_closed_pipe_ends_the_command_quietly() {
@@ -110,19 +117,7 @@ async fn a_server_that_dies_ends_the_run_with_partial_results() {
     let marked = marked.to_str().unwrap();
     let server = program::Program::start(&["--backend", "host"]);
     let script = format!("echo x >> {marked}");
-    let arguments = [
-        "--url",
-        &server.url,
-        "--duration",
-        "10m",
-        "--concurrency",
-        "3",
-        "--script",
-        &script,
-        "--json",
-        &file,
-    ];
-    let bench = command(&arguments).spawn().unwrap();
+    let bench = long_run(&server.url, &script, &file).spawn().unwrap();
     marks(marked, 10).await;
     server.killed();
     let output = ended(bench).await;
@@ -154,19 +149,7 @@ async fn ends_with_partial_results(signal: &str, status: i32) {
         .unwrap();
     // The scripts from the tenth on don't end.
     let script = format!("echo x >> {marked}; (( $(wc -l < {marked}) < 10 )) || sleep 1000");
-    let arguments = [
-        "--url",
-        server.url(),
-        "--duration",
-        "10m",
-        "--concurrency",
-        "3",
-        "--script",
-        &script,
-        "--json",
-        &file,
-    ];
-    let bench = command(&arguments).spawn().unwrap();
+    let bench = long_run(server.url(), &script, &file).spawn().unwrap();
     marks(marked, 11).await;
     let sent = Command::new("kill")
         .args(["-s", signal, &bench.id().to_string()])

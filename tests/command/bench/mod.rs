@@ -7,47 +7,22 @@ mod ends;
 mod pace;
 mod reports;
 
-use std::{
-    fs,
-    path::Path,
-    process::{Child, Command, Output, Stdio},
-    time::Duration,
-};
+use std::{fs, path::Path, process::Command, time::Duration};
 
-use crate::support::{LONG, program, within};
+use crate::support::{
+    LONG,
+    program::{self, ended},
+};
 use serde_json::Value;
 use tempfile::TempDir;
 
 fn command(arguments: &[&str]) -> Command {
-    program::heed_signals();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_actix-sandbox"));
-    command
-        .arg("bench")
-        .args(arguments)
-        .env_remove("ACTIX_SANDBOX_TOKEN")
-        .env_remove("SANDBOX_URL")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    command
-}
-
-async fn ended(child: Child) -> Output {
-    let ended = tokio::task::spawn_blocking(move || child.wait_with_output());
-    within("the end of the program", ended)
-        .await
-        .unwrap()
-        .unwrap()
+    let command = Command::new(env!("CARGO_BIN_EXE_actix-sandbox"));
+    program::subcommand(command, "bench", arguments)
 }
 
 async fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
-    let output = ended(command(arguments).spawn().unwrap()).await;
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (
-        output.status.code(),
-        text(output.stdout),
-        text(output.stderr),
-    )
+    program::run(command(arguments)).await
 }
 
 fn json(path: &Path) -> Value {
