@@ -6,11 +6,10 @@ use clap::Args;
 
 use crate::{
     attached,
-    failure::{COMMAND_FAILED, Failure},
-    kept::{Kept, KeptSandboxes},
+    failure::Failure,
+    kept::{Kept, KeptSandboxes, record},
     known, output, process, runtime,
     service::ServiceArguments,
-    session::record,
     shared,
     signals::Signals,
 };
@@ -42,8 +41,7 @@ pub(crate) struct Attach {
 
 impl Attach {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
-        let done = runtime::run(|signals| self.start(signals));
-        done.map_err(|failure| failure.with_status(COMMAND_FAILED))
+        runtime::run_program(|signals| self.start(signals))
     }
 
     async fn start(self, mut signals: Signals) -> Result<ExitCode, Failure> {

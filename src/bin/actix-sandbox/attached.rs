@@ -9,11 +9,9 @@ use tokio::time::Instant;
 
 use crate::{
     failure::{COMMAND_FAILED, Failure, TIMED_OUT},
-    input,
-    notices::{self, HINT},
-    output,
+    input, notices, output,
     shared::say,
-    signals::{SAME_WITHIN, Signals, ended_by},
+    signals::{SAME_WITHIN, Signals, ended_by, status_of},
 };
 
 /// Connects the standard streams to a process until it ends, and returns the exit status. Kills the
@@ -69,7 +67,7 @@ pub(crate) async fn run(process: &Process, signals: &mut Signals) -> Result<Proc
     let mut ended = pin!(ended);
     let mut input = pin!(input::copy_to(process).fuse());
     let is_lost = Cell::new(false);
-    let mut notices = pin!(notices::report(process.sandbox(), &is_lost, HINT, "\n").fuse());
+    let mut notices = pin!(notices::report(process.sandbox(), &is_lost, "\n").fuse());
     // A signal waits for a lost connection, so it must not hold up what follows.
     let mut interrupts = FuturesUnordered::new();
     let mut first = None;
@@ -114,9 +112,7 @@ pub(crate) fn status(end: &ProcessEnd) -> ExitCode {
     match end {
         // A shell, too, sees the lowest eight bits alone.
         ProcessEnd::Exited(code) => ExitCode::from(code.to_le_bytes()[0]),
-        ProcessEnd::Signaled(signal) => {
-            ExitCode::from(u8::try_from(*signal).map_or(u8::MAX, |signal| signal | 128))
-        }
+        ProcessEnd::Signaled(signal) => ExitCode::from(status_of(*signal)),
         ProcessEnd::TimedOut => {
             say(
                 "the program exceeded its time limit (`--timeout`, or the limit of the service) and \

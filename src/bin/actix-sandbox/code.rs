@@ -52,7 +52,8 @@ impl Code {
             Some(language) => language,
             None => {
                 return Err(cannot(
-                    "its language is unknown: pass it with `--language`, for example `--language python`"
+                    "its language is unknown: pass it with `--language`, for example `--language \
+                     python`"
                         .to_owned(),
                 ));
             }
@@ -95,7 +96,8 @@ fn read(from: impl Read) -> Result<String, String> {
     let read = from.take(MAX_BYTES + 1).read_to_string(&mut text);
     match read {
         Ok(_) if text.len() as u64 > MAX_BYTES => Err(format!(
-            "it is larger than {MAX_BYTES} bytes; upload it with `--upload`, and run a small program that uses it"
+            "it is larger than {MAX_BYTES} bytes; upload it with `--upload`, and run a small program \
+             that uses it"
         )),
         Ok(_) => Ok(text),
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {

@@ -9,11 +9,11 @@ use serde_json::json;
 
 use crate::{
     failure::{Failure, STATUS},
-    kept::Kept,
+    kept::{Kept, forget, record},
     output::{self, Format},
     runtime,
     service::ServiceArguments,
-    session::{created, forget, kill, record},
+    session::{created, kill},
     shared::{Assignment, assignment, duration, label, positive_u64, say, size},
     signals::Signals,
 };
@@ -86,9 +86,7 @@ impl Create {
         let builder = service.configure(Sandbox::create(&service.url))?;
         let sandbox = created(self.options(builder), &mut signals).await?;
         let id = sandbox.sandbox_id();
-        let checkpoint = self.checkpoint || self.checkpoint_when_idle;
-        let kept = Kept::new(&sandbox, &service, Some(checkpoint));
-        let recorded = record(kept).await;
+        let recorded = record(Kept::new(&sandbox, &service, Some(self.can_checkpoint()))).await;
         let printed = match &recorded {
             Ok(()) => match self.output {
                 Format::Text => output::print_line(id.as_str()),
@@ -104,7 +102,7 @@ impl Create {
             // Its id is not known to the user, or its token is not stored.
             match kill(&sandbox, &mut signals).await {
                 Ok(()) if recorded.is_ok() => {
-                    forget(id, &service).await.unwrap_or_else(say);
+                    forget(id.as_str(), &service).await.unwrap_or_else(say);
                 }
                 Ok(()) => {}
                 Err(failure) => drop(failure.report()),
@@ -113,10 +111,14 @@ impl Create {
         printed.map(|()| ExitCode::SUCCESS)
     }
 
+    fn can_checkpoint(&self) -> bool {
+        self.checkpoint || self.checkpoint_when_idle
+    }
+
     fn options(&self, mut builder: SandboxBuilder<NewSandbox>) -> SandboxBuilder<NewSandbox> {
         builder = builder
             .idle_timeout(self.idle_timeout)
-            .checkpoint(self.checkpoint || self.checkpoint_when_idle)
+            .checkpoint(self.can_checkpoint())
             .checkpoint_when_idle(self.checkpoint_when_idle)
             .handoff(self.handoff);
         for (key, value) in &self.label {

@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::{
     attached,
-    failure::{COMMAND_FAILED, Failure},
+    failure::Failure,
     kept::{Kept, KeptSandboxes},
     known::{self, KnownSandbox},
     output, runtime,
@@ -66,8 +66,7 @@ pub(crate) struct Exec {
 
 impl Exec {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
-        let done = runtime::run(|signals| self.start(signals));
-        done.map_err(|failure| failure.with_status(COMMAND_FAILED))
+        runtime::run_program(|signals| self.start(signals))
     }
 
     async fn start(self, mut signals: Signals) -> Result<ExitCode, Failure> {

@@ -19,8 +19,8 @@ use crate::{
     signals::Signals,
 };
 
-const STATUS: &str = "Exit status: 130 after Ctrl-C, which is the normal way to end this command; 1 if a port could not be \
-    forwarded, or if the sandbox has ended; 2 for wrong arguments.";
+const STATUS: &str = "Exit status: 130 after Ctrl-C, which is the normal way to end this command; \
+    1 if a port could not be forwarded, or if the sandbox has ended; 2 for wrong arguments.";
 
 #[derive(Args)]
 #[command(after_help = STATUS)]

@@ -7,16 +7,16 @@ use std::{
     io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
-use actix_sandbox::{ProcessRef, Sandbox, SandboxId};
+use actix_sandbox::{ProcessRef, Sandbox};
 use etcetera::BaseStrategy;
 use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
-use crate::{config, service::Service};
+use crate::{config, service::Service, usage::now_ms};
 
 /// Maximum number of sandboxes in the file.
 const MAX_KEPT: usize = 10_000;
@@ -48,21 +48,19 @@ pub(crate) struct Kept {
 
 impl Kept {
     pub(crate) fn new(sandbox: &Sandbox, service: &Service, checkpoint: Option<bool>) -> Self {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let now = now.unwrap_or_default().as_millis();
         Self {
             id: sandbox.sandbox_id().as_str().to_owned(),
             token: sandbox.sandbox_token().expose_secret().to_owned(),
             service: service.clone(),
-            created_ms: u64::try_from(now).unwrap_or(u64::MAX),
+            created_ms: now_ms(),
             checkpoint,
             processes: Vec::new(),
         }
     }
 
     /// Whether this is the sandbox with this id on this service.
-    fn is(&self, id: &SandboxId, service: &Service) -> bool {
-        self.id == id.as_str() && self.service.is_same(service)
+    fn is(&self, id: &str, service: &Service) -> bool {
+        self.id == id && self.service.is_same(service)
     }
 }
 
@@ -92,10 +90,11 @@ impl KeptSandboxes {
     /// Adds a sandbox, or replaces the one with its id.
     pub(crate) async fn add(&self, kept: Kept) -> Result<(), String> {
         self.change(|all| {
-            all.retain(|other| !other.is(&SandboxId::from(kept.id.clone()), &kept.service));
+            all.retain(|other| !other.is(&kept.id, &kept.service));
             if all.len() >= MAX_KEPT {
                 return Err(format!(
-                    "it already has {MAX_KEPT} sandboxes: kill some of them with `actix-sandbox kill ID`"
+                    "it already has {MAX_KEPT} sandboxes: kill some of them with `actix-sandbox kill \
+                     ID`"
                 ));
             }
             all.push(kept);
@@ -124,9 +123,8 @@ impl KeptSandboxes {
         of: &Kept,
         edit: impl FnOnce(&mut Vec<ProcessRef>),
     ) -> Result<(), String> {
-        let id = SandboxId::from(of.id.clone());
         self.change(|all| {
-            if let Some(kept) = all.iter_mut().find(|kept| kept.is(&id, &of.service)) {
+            if let Some(kept) = all.iter_mut().find(|kept| kept.is(&of.id, &of.service)) {
                 edit(&mut kept.processes);
             }
             Ok(())
@@ -135,47 +133,12 @@ impl KeptSandboxes {
     }
 
     /// Removes a sandbox, if it is there.
-    pub(crate) async fn remove(&self, id: &SandboxId, service: &Service) -> Result<(), String> {
+    pub(crate) async fn remove(&self, id: &str, service: &Service) -> Result<(), String> {
         self.change(|all| {
             all.retain(|kept| !kept.is(id, service));
             Ok(())
         })
         .await
-    }
-
-    /// Finds the sandbox whose id is `id` or starts with it, with or without the prefix `sandbox-`.
-    pub(crate) fn find(&self, id: &str, service: Option<&Service>) -> Result<Kept, String> {
-        let mut all = self.all()?;
-        if let Some(service) = service {
-            all.retain(|kept| kept.service.is_same(service));
-        }
-        let is_exact = |kept: &&Kept| kept.id == id;
-        let starts = |kept: &&Kept| {
-            let short = kept.id.strip_prefix("sandbox-").unwrap_or(&kept.id);
-            !id.is_empty() && (kept.id.starts_with(id) || short.starts_with(id))
-        };
-        let exact: Vec<_> = all.iter().filter(is_exact).collect();
-        let found = match exact.is_empty() {
-            true => all.iter().filter(starts).collect(),
-            false => exact,
-        };
-        match &found[..] {
-            [one] => Ok((*one).clone()),
-            [] => Err(format!(
-                "you have no sandbox with the id `{}`: `actix-sandbox list --mine` shows your sandboxes; \
-                 `actix-sandbox attach --sandbox-token-file FILE ID` adds one",
-                id.escape_debug()
-            )),
-            [first, second, ..] => Err(format!(
-                "`{}` is ambiguous: {} sandboxes start with it, for example {} on {} and {} on {}",
-                id.escape_debug(),
-                found.len(),
-                first.id,
-                first.service.shown(),
-                second.id,
-                second.service.shown()
-            )),
-        }
     }
 
     fn read(&self) -> Result<Content, String> {
@@ -190,7 +153,8 @@ impl KeptSandboxes {
         let meta = file.metadata().map_err(|error| cannot(error.to_string()))?;
         if !meta.is_file() || meta.uid() != geteuid().as_raw() || meta.mode() & 0o077 != 0 {
             return Err(cannot(format!(
-                "it must be a regular file that you own and that no other user can access: check it, and run `chmod 600` (its mode is {:04o})",
+                "it must be a regular file that you own and that no other user can access: check it, \
+                 and run `chmod 600` (its mode is {:04o})",
                 meta.mode() & 0o7777
             )));
         }
@@ -237,6 +201,16 @@ impl KeptSandboxes {
         file.persist(&self.0).map_err(|error| cannot(error.error))?;
         Ok(())
     }
+}
+
+/// Adds a sandbox to the user's sandboxes.
+pub(crate) async fn record(kept: Kept) -> Result<(), String> {
+    KeptSandboxes::open()?.add(kept).await
+}
+
+/// Removes a sandbox from the user's sandboxes, if it is there.
+pub(crate) async fn forget(id: &str, service: &Service) -> Result<(), String> {
+    KeptSandboxes::open()?.remove(id, service).await
 }
 
 /// Locks this file until the returned one is dropped.

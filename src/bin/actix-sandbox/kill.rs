@@ -8,10 +8,9 @@ use futures::{StreamExt, stream};
 
 use crate::{
     failure::{Failure, STATUS},
-    kept::Kept,
+    kept::{Kept, forget},
     known, output, process, runtime,
     service::ServiceArguments,
-    session::forget,
     shared::say,
 };
 
@@ -113,7 +112,7 @@ impl Kill {
             Killed::Failed(failure) if self.forget => format!("forgot {id}: {}", failure.reason()),
             Killed::Failed(failure) => return Err(failure),
         };
-        forget(&id.as_str().into(), &kept.service).await?;
+        forget(id, &kept.service).await?;
         Ok(said)
     }
 }

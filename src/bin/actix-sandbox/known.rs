@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep};
 use crate::{
     failure::{self, Failure},
     kept::{Kept, KeptSandboxes},
+    prefix::unambiguous,
     service::{Service, ServiceArguments},
 };
 
@@ -38,15 +39,26 @@ impl KnownSandbox {
     }
 }
 
-/// Finds a sandbox of this user by its id or a prefix of it.
+/// Finds a sandbox of this user by its id or a prefix of it, with or without `sandbox-`.
 pub(crate) fn find(id: &str, arguments: &ServiceArguments) -> Result<Kept, Failure> {
-    let service = match arguments.names_url() {
-        true => arguments.find()?,
-        false => None,
-    };
-    let mut kept = KeptSandboxes::open()?.find(id, service.as_ref())?;
-    kept.service = arguments.adjust(kept.service)?;
-    Ok(kept)
+    let found = unambiguous(all(arguments)?, id, |kept| &kept.id);
+    let id = id.escape_debug();
+    found.map_err(|found| match &found[..] {
+        [first, second, ..] => format!(
+            "`{id}` is ambiguous: {} sandboxes start with it, for example {} on {} and {} on {}",
+            found.len(),
+            first.id,
+            first.service.shown(),
+            second.id,
+            second.service.shown()
+        )
+        .into(),
+        _ => format!(
+            "you have no sandbox with the id `{id}`: `actix-sandbox list --mine` shows your \
+             sandboxes; `actix-sandbox attach --sandbox-token-file FILE ID` adds one"
+        )
+        .into(),
+    })
 }
 
 /// All sandboxes of this user. `--url` limits them to those of a service.
@@ -105,8 +117,8 @@ pub(crate) fn describe(kept: &Kept, error: &Error) -> Failure {
         ),
         // It stays among the user's sandboxes: another instance of the service may know it.
         ErrorKind::NotFound => format!(
-            "{id} no longer exists on {}: it was killed, or its idle timeout or maximum lifetime has expired; \
-             `actix-sandbox kill {id}` removes it from your sandboxes",
+            "{id} no longer exists on {}: it was killed, or its idle timeout or maximum lifetime has \
+             expired; `actix-sandbox kill {id}` removes it from your sandboxes",
             kept.service.shown()
         ),
         _ => format!("cannot use {id}: {}", failure::describe(error)),

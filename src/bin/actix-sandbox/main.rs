@@ -49,6 +49,8 @@ mod operation;
 #[cfg(unix)]
 mod output;
 #[cfg(unix)]
+mod prefix;
+#[cfg(unix)]
 mod process;
 #[cfg(unix)]
 mod run;

@@ -8,19 +8,10 @@ use tokio::task::spawn_blocking;
 
 use crate::shared::say_with_end;
 
-/// What the user can do while the connection is lost.
-pub(crate) const HINT: &str = "; Ctrl-C ends the command";
-
 /// Reports until the sandbox is over. Stays silent if the first attempt to reconnect succeeds, so
 /// that short interruptions don't disturb a screen. `is_lost` is set from the report of a loss until
-/// the connection is back. `hint` follows the report, and `end` ends each line: a terminal in raw
-/// mode needs a carriage return.
-pub(crate) async fn report(
-    sandbox: &Sandbox,
-    is_lost: &Cell<bool>,
-    hint: &'static str,
-    end: &'static str,
-) {
+/// the connection is back. `end` ends each line: a terminal in raw mode needs a carriage return.
+pub(crate) async fn report(sandbox: &Sandbox, is_lost: &Cell<bool>, end: &'static str) {
     // A paused reader of stderr must not hold up the command.
     let say = |message: String| {
         drop(spawn_blocking(move || say_with_end(message, end)));
@@ -32,7 +23,9 @@ pub(crate) async fn report(
                 attempt: 2, cause, ..
             } => {
                 is_lost.set(true);
-                say(format!("connection lost: {cause}; reconnecting{hint}"));
+                say(format!(
+                    "connection lost: {cause}; reconnecting; Ctrl-C ends the command"
+                ));
             }
             SandboxEvent::Reconnected if is_lost.replace(false) => {
                 say("connection restored".to_owned());

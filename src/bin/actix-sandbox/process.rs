@@ -2,7 +2,7 @@
 
 use actix_sandbox::{ProcessRef, Sandbox};
 
-use crate::{failure::Failure, kept::Kept};
+use crate::{failure::Failure, kept::Kept, prefix::unambiguous};
 
 /// Finds the process whose id is `id` or starts with it, among those that run and those that were
 /// detached, which may have ended.
@@ -14,18 +14,13 @@ pub(crate) async fn find(sandbox: &Sandbox, kept: &Kept, id: &str) -> Result<Pro
             all.push(detached.clone());
         }
     }
-    let is_found = |it: &ProcessRef| !id.is_empty() && it.exec_id().starts_with(id);
-    all.retain(is_found);
-    if let Some(exact) = all.iter().position(|it| it.exec_id() == id) {
-        return Ok(all.swap_remove(exact));
-    }
+    let found = unambiguous(all, id, ProcessRef::exec_id);
     let sandbox = sandbox.sandbox_id();
-    match all.len() {
-        1 => Ok(all.swap_remove(0)),
-        0 => Err(format!(
+    found.map_err(|found| match found.len() {
+        0 => format!(
             "no process `{id}` runs in {sandbox}: `actix-sandbox inspect {sandbox}` shows those that do"
         )
-        .into()),
-        count => Err(format!("`{id}` is ambiguous: {count} processes start with it").into()),
-    }
+        .into(),
+        count => format!("`{id}` is ambiguous: {count} processes start with it").into(),
+    })
 }

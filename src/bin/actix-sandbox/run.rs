@@ -104,7 +104,6 @@ impl Run {
         arguments: Vec<String>,
         mut signals: Signals,
     ) -> Result<ExitCode, Failure> {
-        self.session.check_keep(self.keep)?;
         let snapshot = self.snapshot.take();
         let session = Session::create(&self.session, snapshot, self.keep, &mut signals).await?;
         let done = self

@@ -2,7 +2,20 @@
 
 use std::{future::Future, process::ExitCode};
 
-use crate::{failure::Failure, logging, signals::Signals};
+use crate::{
+    failure::{COMMAND_FAILED, Failure},
+    logging,
+    signals::Signals,
+};
+
+/// Like [`run`], for a command whose exit status is that of a program. If the command itself fails,
+/// its status must differ.
+pub(crate) fn run_program<F>(command: impl FnOnce(Signals) -> F) -> Result<ExitCode, Failure>
+where
+    F: Future<Output = Result<ExitCode, Failure>>,
+{
+    run(command).map_err(|failure| failure.with_status(COMMAND_FAILED))
+}
 
 /// Runs a command that uses the client, until it is done. The command gets the signals that end it.
 pub(crate) fn run<F>(command: impl FnOnce(Signals) -> F) -> Result<ExitCode, Failure>

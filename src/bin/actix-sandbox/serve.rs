@@ -352,11 +352,6 @@ impl Serve {
             ?grace,
             "shutting down; a second signal, more than {SAME_WITHIN:?} later, ends it at once"
         );
-        let impatient = async {
-            tokio::time::sleep(SAME_WITHIN).await;
-            signals.forget();
-            signals.next().await;
-        };
         // Pinned outside of `select!`, which drops its futures before it runs a handler. So the
         // server still exists when `end_at_once` runs.
         let mut stopped = pin!(tokio::time::timeout(grace, server.stop()));
@@ -367,7 +362,7 @@ impl Serve {
                     "the shutdown took longer than {grace:?} (`--grace`)"
                 )),
             },
-            () = impatient => end_at_once("ended at once by a second signal"),
+            _ = signals.another() => end_at_once("ended at once by a second signal"),
         }
     }
 

@@ -4,14 +4,14 @@
 use std::{fmt::Display, time::Duration};
 
 use actix_sandbox::{
-    ErrorKind, LocalServer, NewSandbox, Sandbox, SandboxBuilder, SandboxId,
+    ErrorKind, LocalServer, NewSandbox, Sandbox, SandboxBuilder,
     server::{Backend, ServerError},
 };
 use clap::Args;
 
 use crate::{
     failure::Failure,
-    kept::{Kept, KeptSandboxes},
+    kept::{Kept, forget, record},
     service::{self, Service, ServiceArguments},
     shared::{LOCAL_SERVER, backend, say},
     signals::{CLEAN_UP_WITHIN, Signals},
@@ -51,7 +51,7 @@ fn local_backend(name: &str) -> Result<Backend, String> {
 impl SessionArguments {
     /// The service of the arguments, the environment or the configuration file. `None` if the
     /// command starts a local server.
-    pub(crate) fn service(&self) -> Result<Option<Service>, Failure> {
+    fn service(&self) -> Result<Option<Service>, Failure> {
         let service = match self.is_local() {
             true => None,
             false => self.service.find()?,
@@ -71,19 +71,14 @@ impl SessionArguments {
         &self.service
     }
 
-    /// Fails if a sandbox can't be kept, because it would run on a local server of this process.
-    pub(crate) fn check_keep(&self, keep: bool) -> Result<(), Failure> {
-        if !keep || self.service()?.is_some() {
-            return Ok(());
-        }
-        if !self.is_local() {
-            return Err(format!("`--keep` needs a service: {}", service::NAME_ONE).into());
-        }
-        Err(
-            "`--keep` can't be combined with `--backend` or `--network`: the local server ends \
-             with this command"
+    /// Why a sandbox can't be kept on a local server of this process.
+    fn cannot_keep(&self) -> Failure {
+        match self.is_local() {
+            true => "`--keep` can't be combined with `--backend` or `--network`: the local server \
+                     ends with this command"
                 .into(),
-        )
+            false => format!("`--keep` needs a service: {}", service::NAME_ONE).into(),
+        }
     }
 }
 
@@ -98,7 +93,8 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Creates the sandbox. Leaves nothing behind if a signal arrives.
+    /// Creates the sandbox. Leaves nothing behind if a signal arrives. `keep` is whether it outlives
+    /// the command.
     pub(crate) async fn create(
         arguments: &SessionArguments,
         snapshot: Option<String>,
@@ -107,6 +103,7 @@ impl Session {
     ) -> Result<Self, Failure> {
         let (service, server) = match arguments.service()? {
             Some(service) => (service, None),
+            None if keep => return Err(arguments.cannot_keep()),
             None => {
                 let started = start(arguments.backend.clone(), arguments.network)?;
                 let server = signals.or(async { Ok(started.await?) }).await?;
@@ -143,7 +140,8 @@ impl Session {
                 Ok(()) => session.is_recorded = true,
                 Err(reason) => say(format_args!(
                     "cannot store the id and the token of the sandbox: {reason}; if this command is \
-                     killed, `actix-sandbox kill` can't find the sandbox, which ends at its idle timeout"
+                     killed, `actix-sandbox kill` can't find the sandbox, which ends at its idle \
+                     timeout"
                 )),
             }
         }
@@ -191,7 +189,7 @@ impl Session {
         }
         kill(&self.sandbox, signals).await?;
         if self.is_recorded
-            && let Err(reason) = forget(self.sandbox.sandbox_id(), &self.service).await
+            && let Err(reason) = forget(self.sandbox.sandbox_id().as_str(), &self.service).await
         {
             say(reason);
         }
@@ -246,14 +244,4 @@ pub(crate) async fn kill(sandbox: &Sandbox, signals: &mut Signals) -> Result<(),
         None => Box::new("the service did not confirm the kill"),
     };
     Err(format!("{} may still run: {reason}", sandbox.sandbox_id()).into())
-}
-
-/// Adds a sandbox to the user's sandboxes.
-pub(crate) async fn record(kept: Kept) -> Result<(), String> {
-    KeptSandboxes::open()?.add(kept).await
-}
-
-/// Removes a sandbox from the user's sandboxes.
-pub(crate) async fn forget(id: &SandboxId, service: &Service) -> Result<(), String> {
-    KeptSandboxes::open()?.remove(id, service).await
 }

@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::{
     attached,
-    failure::{COMMAND_FAILED, Failure},
+    failure::Failure,
     known, runtime,
     session::{Session, SessionArguments},
     shared::{Assignment, assignment},
@@ -50,16 +50,15 @@ pub(crate) struct Shell {
 
 impl Shell {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
-        let done = runtime::run(|signals| self.start(signals));
-        done.map_err(|failure| failure.with_status(COMMAND_FAILED))
+        runtime::run_program(|signals| self.start(signals))
     }
 
     async fn start(mut self, mut signals: Signals) -> Result<ExitCode, Failure> {
         if let Some(id) = &self.id {
             if self.session.is_local() {
                 return Err(
-                    "`--backend` and `--network` are for a new sandbox: leave them out, or \
-                            leave out the id"
+                    "`--backend` and `--network` are for a new sandbox: leave them out, or leave out \
+                     the id"
                         .into(),
                 );
             }
@@ -67,7 +66,6 @@ impl Shell {
             let sandbox = signals.or(known::attach(&kept)).await?;
             return self.open(&sandbox, &mut signals).await;
         }
-        self.session.check_keep(self.keep)?;
         let snapshot = self.snapshot.take();
         let session = Session::create(&self.session, snapshot, self.keep, &mut signals).await?;
         let done = self.open(&session.sandbox, &mut signals).await;

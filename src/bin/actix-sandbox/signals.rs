@@ -61,9 +61,11 @@ impl Signals {
         .await
     }
 
-    /// Discards the signals that have already arrived.
-    pub(crate) fn forget(&mut self) {
+    /// Waits for another signal after one. Ignores those that come within [`SAME_WITHIN`].
+    pub(crate) async fn another(&mut self) -> Signal {
+        sleep(SAME_WITHIN).await;
         while self.next().now_or_never().is_some() {}
+        self.next().await
     }
 
     /// Awaits `work`, unless a signal arrives first.
@@ -111,14 +113,9 @@ impl Signals {
         limit: Duration,
         work: impl Future<Output = T>,
     ) -> Option<T> {
-        let impatient = async {
-            sleep(SAME_WITHIN).await;
-            self.forget();
-            self.next().await
-        };
         tokio::select! {
             done = timeout(limit, work) => done.ok(),
-            _ = impatient => None,
+            _ = self.another() => None,
         }
     }
 
@@ -136,15 +133,16 @@ impl Signals {
 
 /// The failure of a command that a signal ended.
 pub(crate) fn ended_by(signal: Signal) -> Failure {
+    let status = status_of(signal as i32);
     match signal {
-        Signal::SIGINT => Failure::new(status_of(signal), "interrupted"),
-        other => Failure::new(status_of(signal), format!("ended by {other}")),
+        Signal::SIGINT => Failure::new(status, "interrupted"),
+        other => Failure::new(status, format!("ended by {other}")),
     }
 }
 
 /// The exit status that shells report for a program that this signal ended.
-pub(crate) fn status_of(signal: Signal) -> u8 {
-    u8::try_from(signal as i32).map_or(u8::MAX, |number| number | 128)
+pub(crate) fn status_of(signal: i32) -> u8 {
+    u8::try_from(signal).map_or(u8::MAX, |number| number | 128)
 }
 
 /// The signals that this process ignores. Empty where the system has no `/proc`.

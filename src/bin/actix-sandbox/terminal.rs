@@ -14,9 +14,7 @@ use tokio::{
 
 use crate::{
     failure::Failure,
-    input,
-    notices::{self, HINT},
-    output,
+    input, notices, output,
     shared::say,
     signals::{Signals, ended_by},
 };
@@ -60,7 +58,7 @@ pub(crate) async fn connect(
     };
     let mut sizes = pin!(sizes.fuse());
     let end = if raw.is_some() { "\r\n" } else { "\n" };
-    let mut notices = pin!(notices::report(process.sandbox(), &is_lost, HINT, end).fuse());
+    let mut notices = pin!(notices::report(process.sandbox(), &is_lost, end).fuse());
     let ended = async {
         let shown = |_| {
             has_shown.notify_one();

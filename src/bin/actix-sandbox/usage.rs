@@ -50,10 +50,15 @@ pub(crate) fn bytes(bytes: u64) -> String {
     ByteSize(bytes).to_string()
 }
 
+/// The current time, in milliseconds since 1970-01-01 UTC.
+pub(crate) fn now_ms() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    u64::try_from(now.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
+}
+
 /// The time since then, in milliseconds since 1970-01-01 UTC, with two units.
 pub(crate) fn age(since_ms: u64) -> String {
-    let since = SystemTime::UNIX_EPOCH + Duration::from_millis(since_ms);
-    short(SystemTime::now().duration_since(since).unwrap_or_default())
+    short(Duration::from_millis(now_ms().saturating_sub(since_ms)))
 }
 
 /// A duration in whole seconds, with its two largest units.

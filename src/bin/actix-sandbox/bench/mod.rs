@@ -58,7 +58,7 @@ async fn bench(plan: Plan, outputs: Outputs) -> Result<ExitCode, Failure> {
         subject = Subject::start(&plan) => subject?,
         signal = signals.next() => {
             let text = "interrupted before the first sandbox; nothing was measured";
-            return Err(Failure::new(status_of(signal), text));
+            return Err(Failure::new(status_of(signal as i32), text));
         }
     };
     let bar = progress(&plan, outputs.quiet);
@@ -73,7 +73,7 @@ async fn bench(plan: Plan, outputs: Outputs) -> Result<ExitCode, Failure> {
         Stopped::Done => check(&plan, &report, &measured),
         Stopped::Interrupted(signal) => {
             let text = "interrupted; the results up to then are listed above";
-            Err(Failure::new(status_of(signal), text))
+            Err(Failure::new(status_of(signal as i32), text))
         }
         Stopped::Unreachable(why) => Err(format!("no sandbox could be created: {why}").into()),
         Stopped::ServerLost(why) => Err(format!(

@@ -65,7 +65,8 @@ impl RemotePath {
                 path: parts.next().unwrap_or_default().to_owned(),
             }),
             _ => Err(
-                "expected ID:PATH with the id of a sandbox; for a local path of `cp` that contains a colon, write ./ before it"
+                "expected ID:PATH with the id of a sandbox; for a local path of `cp` that contains a \
+                 colon, write ./ before it"
                     .to_owned(),
             ),
         }

@@ -30,8 +30,8 @@ const DETAILS: &str = "Only one client at a time can be attached to a sandbox. W
     sandbox that another client uses is shown as `in use`. A sandbox that its service doesn't list is \
     shown as `not running`: it has ended, or it is checkpointed. CPU is the share of one processor \
     since the last sample.\n\n\
-    Exit status: 130 after Ctrl-C, which is the normal way to end this command; 0 after one sample; 1 if the \
-    command failed.";
+    Exit status: 130 after Ctrl-C, which is the normal way to end this command; 0 after one \
+    sample; 1 if the command failed.";
 
 #[derive(Args)]
 #[command(after_help = DETAILS)]

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use actix_sandbox::{Error, ErrorKind, Metrics, Sandbox};
@@ -20,6 +20,7 @@ use crate::{
     kept::Kept,
     known::{self, FREE_WITHIN},
     service::{Service, ServiceArguments},
+    usage::now_ms,
 };
 
 /// How many sandboxes are measured concurrently.
@@ -131,10 +132,8 @@ impl Sampler {
                 self.attached.insert(key, attached);
             }
         }
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let now = now.unwrap_or_default().as_millis();
         Ok(Sample {
-            time_ms: u64::try_from(now).unwrap_or(u64::MAX),
+            time_ms: now_ms(),
             sandboxes: usages,
         })
     }
