@@ -1,14 +1,20 @@
 //! When the lift's program starts, ends and starts again, and what its execs see of that.
 
 use actix_sandbox::{
-    Language, LocalServer, ProcessEnd, Sandbox, SandboxEnd, SandboxEvent, SandboxId, SandboxState,
-    SandboxToken,
+    Language, LocalServer, Process, ProcessEnd, Sandbox, SandboxEnd, SandboxEvent, SandboxId,
+    SandboxState, SandboxToken,
 };
 
 use super::support::{LONG, attach_when_free, events, lift, lifted, within};
 
 async fn server() -> LocalServer {
     LocalServer::start().await.expect("a server")
+}
+
+async fn first_line(process: &Process) -> String {
+    let mut lines = process.stdout().lines();
+    let line = within("a line", futures::StreamExt::next(&mut lines)).await;
+    line.expect("a line").expect("text")
 }
 
 /// Attaches with the lift.
@@ -30,11 +36,9 @@ async fn another_client_finds_the_program_and_its_processes() {
     let sandbox = lifted(server.url()).await.expect("a sandbox");
     let process = sandbox.exec(Language::Bash, "echo $PPID; read x; echo got $x; exit 7");
     let process = process.await.expect("started");
-    let mut lines = process.stdout().lines();
-    let program = within("a line", futures::StreamExt::next(&mut lines)).await;
-    let program = program.expect("a line").expect("text");
+    let program = first_line(&process).await;
     let reference = process.to_ref().await.expect("a reference");
-    drop((lines, process));
+    drop(process);
 
     let other = attach_instead(&server, sandbox).await;
     let process = other.attach_process(&reference).await.expect("attached");
@@ -88,8 +92,9 @@ async fn a_checkpoint_fails_while_execs_run_and_a_restore_lifts_again() {
     let server = server.await.expect("a server");
     let sandbox = lifted(server.url()).enable_sandbox_checkpoint(true);
     let sandbox = sandbox.await.expect("a sandbox");
-    let process = sandbox.exec(Language::Bash, "echo kept > file; read");
+    let process = sandbox.exec(Language::Bash, "echo kept > file; echo written; read");
     let process = process.await.expect("started");
+    assert_eq!(first_line(&process).await, "written");
     let refused = within("the checkpoint", sandbox.checkpoint()).await;
     let text = refused.expect_err("an error").to_string();
     assert!(
@@ -121,8 +126,9 @@ async fn a_handoff_reports_the_end_and_lifts_the_sandbox_again() {
         .enable_sandbox_checkpoint(true)
         .enable_sandbox_handoff(true);
     let sandbox = sandbox.await.expect("a sandbox");
-    let process = sandbox.exec(Language::Bash, "echo moved > file; read");
+    let process = sandbox.exec(Language::Bash, "echo moved > file; echo written; read");
     let process = process.await.expect("started");
+    assert_eq!(first_line(&process).await, "written");
     let moved = attach(&second, sandbox.sandbox_id(), sandbox.sandbox_token()).await;
     let end = within("the end", process.wait()).await.expect("an end");
     assert!(matches!(end, ProcessEnd::SandboxLost { .. }), "{end:?}");
