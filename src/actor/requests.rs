@@ -15,6 +15,7 @@ use super::{
 use crate::{
     Error, SandboxEvent,
     machine::{NewExec, Overflow, ProcessId, RequestId, Sandbox, SandboxReply, SandboxState},
+    protocol::ExecId,
 };
 
 impl SandboxActor {
@@ -86,6 +87,10 @@ impl SandboxActor {
     }
 
     fn exec(&mut self, exec: Exec, waiter: Waiter, ctx: &mut Context<Self>) {
+        if exec.id.as_ref().is_some_and(|id| !id.is_valid()) {
+            let problem = format!("must have 1 to {} bytes", ExecId::MAX_BYTES);
+            return self.answer(waiter, Err(Error::option("exec_id", problem)));
+        }
         let request = self.request(waiter);
         let mut policy = exec.output.unwrap_or(self.output);
         if exec.discards_output {
@@ -94,6 +99,7 @@ impl SandboxActor {
         let mut options = exec.options;
         options.window = Some(policy.window());
         let exec = NewExec {
+            id: exec.id,
             program: exec.program.borrow(),
             options,
             stdin: exec.stdin,

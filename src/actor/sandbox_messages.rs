@@ -86,6 +86,10 @@ impl std::fmt::Debug for ExecProgram {
 #[rtype(result = "Result<StartedProcess, Error>")]
 #[non_exhaustive]
 pub struct Exec {
+    /// The id of the exec, of 1 to [`ExecId::MAX_BYTES`] bytes: see
+    /// [`Command::exec_id`](crate::Command::exec_id). Needs protocol v2. `None`: the actor chooses
+    /// an id that is new.
+    pub id: Option<ExecId>,
     /// The program.
     pub program: ExecProgram,
     /// Arguments, environment, working directory and time limit. Protocol v1 supports none of
@@ -120,6 +124,7 @@ impl Exec {
     /// Creates a request to run a program, without options.
     pub fn of(program: ExecProgram) -> Self {
         Self {
+            id: None,
             program,
             options: ExecOptions::default(),
             stdin: Stdin::Open,
@@ -132,6 +137,7 @@ impl Exec {
 impl std::fmt::Debug for Exec {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Exec")
+            .field("id", &self.id)
             .field("program", &self.program)
             .field("options", &self.options)
             .field("stdin", &self.stdin)

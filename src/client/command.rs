@@ -9,7 +9,7 @@ use super::{Output, Process, Sandbox, streams::READ_LIMIT};
 use crate::{
     Error, Language, OutputPolicy, ProcessEnd,
     actor::{Exec, ExecProgram, Start, StartKey, Stdin},
-    protocol::TerminalSize,
+    protocol::{ExecId, TerminalSize},
 };
 
 /// Code to run in a sandbox: its arguments, environment, working directory, input and time limit.
@@ -19,8 +19,8 @@ use crate::{
 /// returns it. Run the command with [`spawn`](Self::spawn), [`output`](Self::output) or
 /// [`run_to_end`](Self::run_to_end).
 ///
-/// Arguments, environment, working directory, time limit, output grace and [`stdin`](Self::stdin)
-/// need protocol v2. On a v1 server, a command with one of these options fails with
+/// Arguments, environment, working directory, time limit, output grace, [`stdin`](Self::stdin) and
+/// [`exec_id`](Self::exec_id) need protocol v2. On a v1 server, a command with one of these options fails with
 /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported), and no code runs. On a service that
 /// speaks only v1, use [`SandboxBuilder::lift`](crate::SandboxBuilder::lift).
 ///
@@ -151,6 +151,55 @@ impl Command {
         self
     }
 
+    /// Sets the id of the process on the server, so that the start is idempotent. If the server
+    /// knows a process of this sandbox with the same id, it starts nothing. The returned
+    /// [`Process`] is then the earlier one, whatever the code and options of this command are. So a
+    /// program that has crashed can repeat its request, and the code runs once. Default: a new,
+    /// random id.
+    ///
+    /// An id is text of 1 to 128 bytes, and unique in the sandbox. The server remembers the ids of
+    /// running processes and of at least the last 1,000 that have ended. A checkpoint contains the
+    /// id of an ended process only if no client has seen its end. With
+    /// [the lift](crate::SandboxBuilder::lift), all ids are forgotten when its program exits, which
+    /// it does at a checkpoint and when the sandbox is idle.
+    ///
+    /// A repeated start doesn't repeat everything:
+    ///
+    /// - **Output** starts where the earlier client stopped reading. If that client has read some,
+    ///   the first read fails with [`ErrorKind::OutputLost`](crate::ErrorKind::OutputLost), and the
+    ///   stream continues after the gap. A program that needs the whole output after a crash
+    ///   redirects it to a file of the sandbox.
+    /// - **Input** starts at its first byte. The server drops the bytes that it has received
+    ///   before, so a caller that repeats the same input loses and repeats nothing.
+    ///
+    /// ```no_run
+    /// use actix_sandbox::{Error, Language, Sandbox};
+    ///
+    /// # async fn resume(url: &str, id: String, token: String) -> Result<(), Error> {
+    /// // Runs the job, or waits for the job that a worker started before it crashed.
+    /// let sandbox = Sandbox::attach(url, id, token).await?;
+    /// let command = sandbox.command(Language::Bash, "./job.sh > output").exec_id("job-17");
+    /// let end = command.spawn().await?.wait().await?;
+    /// println!("{end}: {}", sandbox.files().read_to_string("output").await?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`spawn`](Self::spawn), [`output`](Self::output) and [`run_to_end`](Self::run_to_end) fail
+    /// with these kinds:
+    ///
+    /// - [`ErrorKind::InvalidOption`](crate::ErrorKind::InvalidOption): the id is empty or too
+    ///   long. Nothing was sent.
+    /// - [`ErrorKind::WrongState`](crate::ErrorKind::WrongState): this client already has a handle
+    ///   to a process with this id whose output has not ended, or has not been read.
+    /// - [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported): the server speaks protocol v1.
+    pub fn exec_id(mut self, id: impl Into<String>) -> Self {
+        self.exec.id = Some(ExecId::new(id.into()));
+        self
+    }
+
     /// How much unread output the client buffers, and what happens to output over this budget.
     /// Default: the [policy of the sandbox](crate::SandboxBuilder::output_policy).
     pub fn output_policy(mut self, policy: OutputPolicy) -> Self {
@@ -184,8 +233,8 @@ impl Command {
     ///
     /// The errors of [`Sandbox::exec`], [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported)
     /// if the server speaks v1 and the command needs v2, and
-    /// [`ErrorKind::InvalidOption`](crate::ErrorKind::InvalidOption) if the output policy is
-    /// invalid.
+    /// [`ErrorKind::InvalidOption`](crate::ErrorKind::InvalidOption) if the output policy or the
+    /// [id](Self::exec_id) is invalid.
     pub async fn spawn(self) -> Result<Process, Error> {
         if let Some(problem) = self.exec.output.and_then(|policy| policy.problem()) {
             return Err(Error::option("output_policy", problem));

@@ -145,6 +145,7 @@ async fn features_that_v1_lacks_are_refused_by_name() {
         (command().cwd("."), "working directory"),
         (command().timeout(support::LONG), "timeout"),
         (command().stdin("x"), "end of input"),
+        (command().exec_id("x"), "named processes"),
     ] {
         let error = command.output().await.expect_err("refused");
         assert_eq!(error.kind(), ErrorKind::Unsupported);

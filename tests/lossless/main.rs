@@ -19,6 +19,7 @@ mod commands;
 mod ends;
 mod moves;
 mod references;
+mod repeated_starts;
 mod versions;
 
 use actix_sandbox::OutputStream;

@@ -247,13 +247,12 @@ class Exec:
 
     # The client.
 
-    def attach(self, offsets=None):
-        """The client requests the exec on this link: by `reconnect` from these offsets, or by
-        repeating its request."""
+    def attach(self, offsets):
+        """The client requests the exec on this link, from these offsets."""
         self._attached = True
         self._told = Told()
         self._input.resume()
-        self.output.resume(self.output.acked() if offsets is None else offsets)
+        self.output.resume(offsets)
         self._refuse_lost_stdin()
         self._changed()
 

@@ -115,8 +115,9 @@ class Table:
         elif action == "reconnect":
             target.attach(offsets_of(message))
         elif is_request(message):
-            # The client repeats its request on a new link. The code must not run twice.
-            target.attach()
+            # The client repeats its request on a new link, or another client repeats it. The code
+            # must not run twice.
+            target.attach((0, 0))
 
     def _handle_unknown(self, exec_id, message):
         event, action = message.get("event"), message.get("action")

@@ -118,7 +118,8 @@ impl Execs {
 }
 
 impl Sandbox {
-    fn exec_id(&self, process: ProcessId) -> ExecId {
+    /// Returns an id that no other exec of the sandbox has.
+    fn new_exec_id(&self, process: ProcessId) -> ExecId {
         let prefix = &self.config.exec_prefix;
         // One allocation; `format!` would need three.
         let mut id = String::with_capacity(prefix.len() + 21);
@@ -133,13 +134,22 @@ impl Sandbox {
         request: RequestId,
         exec: NewExec<'_>,
         now: Instant,
-    ) -> (ProcessId, Box<Process>) {
+    ) -> Result<(ProcessId, Box<Process>), Failure> {
+        let what = RUN_CODE;
+        let needs = exec.needed_features();
+        if let Some(feature) = self.life.missing_feature(&needs) {
+            return Err(Failure::not_offered(what, feature));
+        }
+        if let Some(id) = &exec.id
+            && self.execs.find(id.as_str()).is_some()
+        {
+            return Err(Failure::AlreadyUnderWay { what });
+        }
         let process = self.next_process();
-        let id = self.exec_id(process);
+        let id = exec.id.unwrap_or_else(|| self.new_exec_id(process));
         let window = exec.options.window.unwrap_or(DEFAULT_WINDOW);
         let machine = Process::named(self.config.process, id.clone(), window);
         let mut machine = Box::new(machine);
-        let needs = exec.needed_features();
         machine.set_binary(exec.options.binary);
         match exec.stdin {
             Stdin::Open => {}
@@ -159,7 +169,7 @@ impl Sandbox {
             sent: sent.into(),
         };
         self.execs.insert(process, id, Some(start));
-        (process, machine)
+        Ok((process, machine))
     }
 
     /// Resumes an exec that another client started. `received` holds the offsets up to which that

@@ -6,9 +6,9 @@ use bytes::Bytes;
 
 use super::Sandbox;
 use crate::{
-    machine::{Failure, Process, ProcessId, RequestId, SandboxState},
+    machine::{Process, ProcessId, RequestId, SandboxState},
     protocol::{
-        ExecOptions, Program,
+        ExecId, ExecOptions, Program,
         names::{FEATURE_ARGV, FEATURE_BINARY, FEATURE_TERMINALS},
     },
 };
@@ -23,6 +23,9 @@ pub(super) const CONFIRM_START: &str = "confirm the start of the process";
 /// A program to run.
 #[derive(Clone, Debug)]
 pub struct NewExec<'a> {
+    /// The id of the exec. `None`: the machine chooses one that is new. Not supported by protocol
+    /// v1.
+    pub id: Option<ExecId>,
     /// The program. Protocol v1 supports only code.
     pub program: Program<'a>,
     /// Arguments, environment, working directory, timeout and window. Protocol v1 supports none of
@@ -45,6 +48,7 @@ impl<'a> NewExec<'a> {
     #[cfg(any(test, feature = "unstable-internals"))]
     pub fn new(program: Program<'a>) -> Self {
         Self {
+            id: None,
             program,
             options: ExecOptions::default(),
             stdin: Stdin::Open,
@@ -100,21 +104,20 @@ impl Sandbox {
     ///
     /// Under v1, one process can run at a time: the exec waits for the end of a process that is
     /// being killed. While the link is lost, it waits for the next link.
+    ///
+    /// If the server knows the id of the exec, it starts nothing, and the process is the one that
+    /// was started with this id.
     pub fn exec(
         &mut self,
         request: RequestId,
         exec: NewExec<'_>,
         now: Instant,
     ) -> Option<(ProcessId, Box<Process>)> {
-        if self.runs_v2() {
-            if let Some(feature) = self.life.missing_feature(&exec.needed_features()) {
-                let failure = Failure::not_offered(RUN_CODE, feature);
-                self.actions.settle(request, Err(failure));
-                return None;
-            }
-            return Some(self.start_exec(request, exec, now));
-        }
-        match self.exec_v1(request, exec, now) {
+        let started = match self.runs_v2() {
+            true => self.start_exec(request, exec, now),
+            false => self.exec_v1(request, exec, now),
+        };
+        match started {
             Ok(started) => Some(started),
             Err(failure) => {
                 self.actions.settle(request, Err(failure));

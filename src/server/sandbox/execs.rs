@@ -39,9 +39,10 @@ impl Sandbox {
         };
         let exec = &entry.exec;
         match request {
-            // The client repeats the request on a new link. The code must not run twice.
+            // The client repeats its request on a new link, or another client repeats it. The code
+            // must not run twice.
             NamedMessage::Exec(..) | NamedMessage::Malformed(_) => {
-                exec.change(|exec| exec.attach(None));
+                exec.change(|exec| exec.attach(Some([0; 2])));
             }
             NamedMessage::Reconnect { offsets } => exec.change(|exec| exec.attach(Some(offsets))),
             NamedMessage::Stdin { offset, data, eof } => {

@@ -58,6 +58,19 @@ class LinkTest(DriverCase):
         self.driver.status("a", "_DONE")
         self.assertEqual((positions[0], followed.stdout), (2, b"one\ntwo\n"))
 
+    def test_a_repeated_request_learns_that_output_is_gone(self):
+        code = "echo one"
+        self.driver.bash("a", code)
+        self.driver.done("a")
+        self.driver.hello()
+        followed = self.driver.followed["a"]
+        # Another client repeats the request. It has received nothing.
+        followed.streams["stdout"] = bytearray()
+        count = followed.names().count("DONE")
+        self.driver.bash("a", code)
+        self.driver.wait_for(lambda: followed.names().count("DONE") > count)
+        self.assertEqual((followed.stdout, followed.positions["stdout"]), (b"", 4))
+
     def test_a_request_that_was_lost_runs_after_its_repetition(self):
         self.driver.write(b'1 {"exec":"a","argv":["tou')
         self.driver.hello()

@@ -81,7 +81,12 @@ impl Process {
 
     /// Creates a named exec that is being started (v2).
     pub fn named(config: ProcessConfig, exec: ExecId, window: u64) -> Self {
-        Self::adopted(config, exec, window, [0, 0])
+        Self {
+            // If the exec was started earlier with the same id, its input is repeated from the
+            // start, and the server drops the bytes that it has.
+            stdin_base: Some(0),
+            ..Self::adopted(config, exec, window, [0, 0])
+        }
     }
 
     /// Creates a named exec that another client started (v2). `received` holds the offsets up to

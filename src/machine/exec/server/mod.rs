@@ -354,8 +354,7 @@ impl ServedExec {
 
     // From the client.
 
-    /// The client requests the exec, by `reconnect` from these offsets, or by repeating its exec
-    /// request.
+    /// The client requests the exec from these offsets. `None`: from the last acknowledged offsets.
     pub fn attach(&mut self, offsets: Option<[u64; 2]>) {
         if self.not_started {
             // The client was told so, and the id is free.

@@ -200,10 +200,15 @@ impl Sandbox {
             self.require_running(what)?;
         }
         let NewExec {
+            id,
             program,
             options,
             stdin,
         } = exec;
+        if id.is_some() {
+            let feature = "named processes";
+            return Err(Failure::Unsupported { what, feature });
+        }
         let (language, code) = match &program {
             Program::Code(ExecRequest {
                 language: Some(language),

@@ -107,6 +107,18 @@ fn a_close_that_was_cancelled_does_not_answer_for_another() {
 }
 
 #[test]
+fn a_repeated_start_skips_the_input_that_the_server_has() {
+    let mut exec = Exec::starting();
+    exec.process.give_input(b"abcdef");
+    assert_eq!(exec.announced(3), ["stdin@3 def eof"]);
+    let mut exec = Exec::starting();
+    assert_eq!(exec.announced(3), NOTHING);
+    assert_eq!(exec.write(1, b"abc"), ["1 done", "stdin@0 abc"]);
+    exec.flush(2);
+    assert_eq!(exec.fact(ProcessFact::StdinTaken(3)), ["2 done"]);
+}
+
+#[test]
 fn an_adopted_exec_writes_behind_the_stdin_of_its_first_client() {
     let mut exec = Exec::adopted([7, 2]);
     assert_eq!(exec.write(1, b"new"), ["1 done"]);
