@@ -1,0 +1,93 @@
+//! [`Sandboxes`]: runs each job in a sandbox of its own, which the next worker finds after a crash.
+
+use std::time::Duration;
+
+use actix_sandbox::{ErrorKind, Language, ProcessEnd, Sandbox};
+use tokio::io::AsyncReadExt;
+
+use crate::{
+    Result,
+    broker::{Broker, StoredSandbox},
+    job::{Job, JobResult},
+};
+
+/// How long a sandbox in which nothing runs waits for a worker. This is also the time in which a
+/// worker must publish the result of a script that has ended.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// The maximum number of bytes of output in a result. By default, NATS takes messages of at most
+/// 1 MiB, and a byte can take up to 6 in JSON.
+const MAX_OUTPUT: u64 = 128 * 1024;
+
+pub struct Sandboxes {
+    /// The URL of the service.
+    service: String,
+}
+
+impl Sandboxes {
+    pub fn new(service: String) -> Self {
+        Self { service }
+    }
+
+    /// Returns the sandbox of a job: the one that an earlier worker stored, or a new one.
+    pub async fn open(&self, broker: &Broker, job: &Job) -> Result<Sandbox> {
+        if let Some(StoredSandbox { id, token }) = broker.stored_sandbox(&job.id).await? {
+            let attach = Sandbox::attach(&self.service, id, token).auto_reconnect(true);
+            match attach.await {
+                Ok(sandbox) => {
+                    eprintln!("{}: resumed in {}", job.id, sandbox.sandbox_id());
+                    return Ok(sandbox);
+                }
+                // The service, or its machine, has failed. Start over.
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    eprintln!("{}: starts over, because {error}", job.id);
+                    broker.forget_sandbox(&job.id).await?;
+                }
+                // For example, another worker is attached. The broker delivers the job again.
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let create = Sandbox::create(&self.service).auto_reconnect(true);
+        let sandbox = create.idle_timeout(IDLE_TIMEOUT).await?;
+        let stored = StoredSandbox {
+            id: sandbox.sandbox_id().as_str().to_owned(),
+            token: sandbox.sandbox_token().expose_secret().to_owned(),
+        };
+        // Before the script starts: otherwise a crash would lose a sandbox in which it runs.
+        if !broker.store_sandbox(&job.id, &stored).await? {
+            sandbox.kill().await?;
+            return Err("another worker has started it".into());
+        }
+        Ok(sandbox)
+    }
+
+    /// Runs the script of a job, or waits for the end of the script that an earlier worker started.
+    pub async fn run(&self, broker: &Broker, job: &Job, sandbox: &Sandbox) -> Result<JobResult> {
+        // A file keeps the output for the next worker. Output that this worker has read would be
+        // lost in a crash.
+        let script = format!("exec >output 2>&1\n{}", job.script);
+        let command = sandbox.command(Language::Bash, script);
+        // With the id, the service runs the script once, however often a worker starts it.
+        let command = command.env("JOB", &job.id).stdin("").exec_id(&job.id);
+        match command.spawn().await?.wait().await? {
+            end @ (ProcessEnd::Exited(_) | ProcessEnd::Signaled(_) | ProcessEnd::TimedOut) => {
+                let mut output = Vec::new();
+                let files = sandbox.files();
+                let mut file = files.open_range("output", 0, Some(MAX_OUTPUT)).await?;
+                file.read_to_end(&mut output).await?;
+                Ok(JobResult {
+                    id: job.id.clone(),
+                    end: end.to_string(),
+                    output: String::from_utf8_lossy(&output).into_owned(),
+                })
+            }
+            end => {
+                // If only the connection is lost, the kill fails, and the next attempt attaches.
+                // Otherwise the next attempt starts over in a new sandbox.
+                sandbox.kill().await?;
+                broker.forget_sandbox(&job.id).await?;
+                Err(format!("the script did not end by itself: {end}").into())
+            }
+        }
+    }
+}

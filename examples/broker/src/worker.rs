@@ -1,0 +1,78 @@
+//! The worker: takes jobs from the queue and runs several of them at a time.
+
+use std::{convert::Infallible, time::Duration};
+
+use futures::future::join_all;
+
+use crate::{
+    Result,
+    broker::{Broker, Delivery},
+    job::Job,
+    sandboxes::Sandboxes,
+};
+
+/// How many jobs a worker runs at a time.
+const CONCURRENCY: usize = 8;
+
+/// How long a worker waits before it asks a broker again that has failed.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Runs jobs until the program is stopped. It may be killed at any moment.
+pub async fn work(broker: &str, service: String) -> Result<()> {
+    // The broker may be restarting.
+    let broker = loop {
+        match Broker::connect(broker).await {
+            Ok(broker) => break broker,
+            Err(error) => eprintln!("no broker: {error}"),
+        }
+        tokio::time::sleep(PAUSE).await;
+    };
+    let sandboxes = Sandboxes::new(service);
+    join_all((0..CONCURRENCY).map(|_| take_jobs(&broker, &sandboxes))).await;
+    Ok(())
+}
+
+async fn take_jobs(broker: &Broker, sandboxes: &Sandboxes) -> Infallible {
+    loop {
+        match broker.next_job().await {
+            Ok(None) => {}
+            Ok(Some((job, delivery))) => {
+                let handled = tokio::select! {
+                    handled = handle(broker, sandboxes, &job, &delivery) => handled,
+                    failed = delivery.keep() => failed,
+                };
+                if let Err(error) = handled {
+                    eprintln!("{}: failed for now: {error}", job.id);
+                    // If this fails, too, the broker delivers the job again after a while.
+                    let _ = delivery.give_back().await;
+                }
+            }
+            Err(error) => {
+                eprintln!("no job: {error}");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Handles a job, from the beginning or from where an earlier worker stopped. Each step has no
+/// further effect if it is repeated.
+async fn handle(
+    broker: &Broker,
+    sandboxes: &Sandboxes,
+    job: &Job,
+    delivery: &Delivery,
+) -> Result<()> {
+    let sandbox = sandboxes.open(broker, job).await?;
+    // Not before: another worker removes its sandbox after it has published the result. So if this
+    // worker could store a new one, the result is there, or the script has not run.
+    if !broker.has_result(&job.id).await? {
+        let result = sandboxes.run(broker, job, &sandbox).await?;
+        broker.publish(&result).await?;
+    }
+    delivery.acknowledge().await?;
+    // From now on, no worker gets the job, so no worker needs the sandbox. After a crash, the
+    // sandbox ends by its idle timeout.
+    sandbox.kill().await?;
+    broker.forget_sandbox(&job.id).await
+}
