@@ -692,6 +692,7 @@ async fn connect(
     let incoming = Incoming {
         messages: messages.max_continuation_size(MAX_MESSAGE),
         heard: Instant::now(),
+        has_failed: false,
     };
     rt::spawn(serve(runner, session, incoming));
     Ok(response)
@@ -708,6 +709,9 @@ async fn serve(runner: web::Data<Runner>, mut session: Session, mut incoming: In
     let ending = match begin(&runner, &mut session, &mut incoming).await {
         Ok((visitor, connection, seen)) => {
             let ending = select! {
+                // Reads first: a page that closes the connection sends a close frame, and then
+                // writes fail.
+                biased;
                 ending = read(&visitor, connection, &mut incoming) => ending,
                 ending = write(&visitor, session.clone(), seen) => ending,
                 () = visitor.replaced(connection) => Ending::Replaced,
@@ -755,8 +759,9 @@ async fn begin(
         None => {
             // A new sandbox may take seconds. A visitor who leaves meanwhile gets none.
             let (visitor, connection) = select! {
-                admitted = admit(runner) => admitted.map_err(Ending::Refused)?,
+                biased;
                 ending = incoming.silence() => return Err(ending),
+                admitted = admit(runner) => admitted.map_err(Ending::Refused)?,
                 ending = heartbeats(session.clone(), || 0) => return Err(ending),
             };
             (visitor, connection, 0)
@@ -836,6 +841,7 @@ async fn send(session: &mut Session, notice: &Notice<'_>) -> Result<(), Ending> 
 struct Incoming {
     messages: AggregatedMessageStream,
     heard: Instant,
+    has_failed: bool,
 }
 
 impl Incoming {
@@ -843,8 +849,15 @@ impl Incoming {
     async fn next(&mut self) -> Result<FromPage, Ending> {
         loop {
             let message = timeout_at(self.heard + LOST_AFTER, self.messages.recv()).await;
-            let Ok(Some(Ok(message))) = message else {
-                return Err(Ending::Lost);
+            let message = match message {
+                Ok(Some(Ok(message))) => message,
+                // If a close frame arrives together with the end of the connection, the stream
+                // returns the error first.
+                Ok(Some(Err(_))) if !self.has_failed => {
+                    self.has_failed = true;
+                    continue;
+                }
+                _ => return Err(Ending::Lost),
             };
             self.heard = Instant::now();
             match message {

@@ -32,6 +32,8 @@ class Terminal {
     element.append(this.screen, this.input);
     this.columns = 80;
     this.rows = 24;
+    /** Whether the view stays at the last row. A user who scrolls up reads earlier rows. */
+    this.isFollowing = true;
     this.reset();
     this.listen();
   }
@@ -390,7 +392,6 @@ class Terminal {
   draw() {
     this.frame ??= requestAnimationFrame(() => {
       this.frame = null;
-      const isAtEnd = this.element.scrollHeight - this.element.scrollTop - this.element.clientHeight < 40;
       const lines = this.isAlternate ? this.lines : [...this.history, ...this.lines];
       const cursor = this.isCursorShown ? lines.length - this.rows + this.y : -1;
       while (this.screen.children.length > lines.length) this.screen.lastChild.remove();
@@ -403,7 +404,7 @@ class Terminal {
         row.key = key;
         row.replaceChildren(...pieces.map((piece) => this.piece(piece)));
       });
-      if (isAtEnd) this.element.scrollTop = this.element.scrollHeight;
+      if (this.isFollowing) this.element.scrollTop = this.element.scrollHeight;
     });
   }
 
@@ -444,6 +445,10 @@ class Terminal {
   }
 
   listen() {
+    this.element.onscroll = () => {
+      const { scrollHeight, scrollTop, clientHeight } = this.element;
+      this.isFollowing = scrollHeight - scrollTop - clientHeight < 40;
+    };
     this.element.onmouseup = () => {
       if (getSelection().isCollapsed) this.focus();
     };
@@ -486,7 +491,8 @@ class Terminal {
       else text = key;
     }
     if (text === undefined) return false;
-    this.element.scrollTop = this.element.scrollHeight;
+    this.isFollowing = true;
+    this.draw();
     this.onInput(text);
     return true;
   }

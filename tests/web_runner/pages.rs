@@ -1,6 +1,6 @@
 //! The page in headless Chromium.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use actix_sandbox::test_util::Proxy;
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -116,7 +116,7 @@ for number in range(400):
     tab.wait_for(&format!("{status}.startsWith('Connection lost')"))
         .await;
     // The length of the cut is what this tests. The program goes on meanwhile.
-    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
     proxy.accept().await.unwrap();
     proxy.pass();
     tab.wait_for_output("The program exited with code 0.").await;
@@ -209,7 +209,10 @@ async fn closing_the_tab_kills_the_sandbox_of_a_silent_program() {
     let closed = tokio::time::Instant::now();
     let _browser = tab.close().await;
     application.wait_for_sandboxes(0).await;
-    println!("the sandbox was gone after {:?}", closed.elapsed());
+    let took = closed.elapsed();
+    println!("the sandbox was gone after {took:?}");
+    // Without the close frame, it would have lived for 30 s.
+    assert!(took < Duration::from_secs(20), "{took:?}");
 }
 
 #[actix::test]
@@ -282,7 +285,8 @@ async fn check_layout(tab: &mut Tab, name: &str) {
         assert_eq!(tab.evaluate(overflows).await, false, "{name} at {width}");
         if let Some(directory) = std::env::var_os("SCREENSHOTS") {
             // The program in the terminal draws its screen again.
-            let painted = "new Promise((done) => setTimeout(done, 1500))";
+            let painted =
+                "new Promise((done) => setTimeout(done, byId('console').hidden ? 100 : 1500))";
             tab.evaluate(painted).await;
             // A picture of the whole page would resize the terminal.
             let is_whole = tab.evaluate("byId('console').hidden").await == true;
@@ -315,8 +319,9 @@ async fn the_page_fits_a_desktop_and_a_phone() {
         .await;
     check_layout(&mut tab, "ended").await;
     tab.open_terminal().await;
-    tab.enter("ls --color=always -la /").await;
-    tab.wait_for_screen("usr").await;
+    tab.enter("ls --color=always -la /usr; echo $((6 * 7)) is the end")
+        .await;
+    tab.wait_for_screen("42 is the end").await;
     check_layout(&mut tab, "shell").await;
     tab.enter("vi -u NONE numbers.csv").await;
     tab.wait_for_screen("\n~").await;

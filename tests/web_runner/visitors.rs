@@ -1,5 +1,6 @@
 //! What the application does for its visitors, and what it refuses.
 
+use actix_sandbox::test_util::Proxy;
 use futures::future::join_all;
 use serde_json::{Value, json};
 
@@ -13,7 +14,7 @@ use crate::{
 const PLACES: usize = 100;
 
 #[actix::test]
-async fn fifty_visitors_at_once_run_code_and_a_full_house_is_refused() {
+async fn fifty_visitors_run_code_at_once_and_the_101st_is_refused() {
     let Some(application) = Application::start().await else {
         return;
     };
@@ -68,7 +69,13 @@ async fn a_sandbox_waits_for_a_lost_page_but_not_for_ever() {
     assert_eq!(output, "two\n");
 
     drop(visitor);
+    // A connection that stalls ends without a signal to the application.
+    let proxy = Proxy::builder(address).start().await.unwrap();
+    let silent = Visitor::new(proxy.address()).await;
+    proxy.stall();
+    assert_eq!(application.sandboxes().await, 2);
     application.wait_for_sandboxes(0).await;
+    drop(silent);
     let visitor = Visitor::hello(address, json!(id), 0).await.unwrap();
     assert_ne!(visitor.id, id);
 }
