@@ -38,7 +38,7 @@ impl SandboxActor {
         answer
     }
 
-    /// Answers a caller. If it stopped waiting for a process, the process is killed.
+    /// Answers a caller. If it stopped waiting for a process, the process is abandoned.
     pub(super) fn answer(&mut self, waiter: Waiter, result: Result<SandboxReply, Error>) {
         match waiter {
             Waiter::Open(settler) => {
@@ -55,7 +55,7 @@ impl SandboxActor {
             Waiter::Exec(settler, start) => {
                 let started = result.and_then(|reply| self.started(&reply, start));
                 let undelivered = settler.settle(started);
-                // A caller of `Start` that stopped waiting sends `CancelStart`, which kills the
+                // A caller of `Start` that stopped waiting sends `CancelStart`, which abandons the
                 // process.
                 if let (Err(Undelivered(Ok(started))), None) = (undelivered, start) {
                     self.machine.abandon_process(started.process);
@@ -189,7 +189,10 @@ impl Handler<Background> for SandboxActor {
                 if let Some((&request, _)) = waiters.find(|(_, waiter)| is_start(waiter)) {
                     self.machine.cancel_exec(request);
                 } else if let Some(process) = self.processes.started_by(key) {
-                    self.kill_in_background(process, ctx);
+                    match self.machine.is_shared(process) {
+                        true => self.machine.abandon_process(process),
+                        false => self.kill_in_background(process, ctx),
+                    }
                 }
             }
             Background::KillProcess(process) => self.kill_in_background(process, ctx),

@@ -20,9 +20,9 @@ use crate::{
 /// [`run_to_end`](Self::run_to_end).
 ///
 /// Arguments, environment, working directory, time limit, output grace, [`stdin`](Self::stdin) and
-/// [`exec_id`](Self::exec_id) need protocol v2. On a v1 server, a command with one of these options fails with
-/// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported), and no code runs. On a service that
-/// speaks only v1, use [`SandboxBuilder::lift`](crate::SandboxBuilder::lift).
+/// [`exec_id`](Self::exec_id) need protocol v2. On a v1 server, a command with one of these options
+/// fails with [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported), and no code runs. On a
+/// service that speaks only v1, use [`SandboxBuilder::lift`](crate::SandboxBuilder::lift).
 ///
 /// ```
 /// # #[cfg(all(unix, feature = "server"))]
@@ -157,20 +157,25 @@ impl Command {
     /// program that has crashed can repeat its request, and the code runs once. Default: a new,
     /// random id.
     ///
-    /// An id is text of 1 to 128 bytes, and unique in the sandbox. The server remembers the ids of
-    /// running processes and of at least the last 1,000 that have ended. A checkpoint contains the
-    /// id of an ended process only if no client has seen its end. With
-    /// [the lift](crate::SandboxBuilder::lift), all ids are forgotten when its program exits, which
-    /// it does at a checkpoint and when the sandbox is idle.
+    /// An id is text of 1 to 128 bytes, and unique in the sandbox. The server of this crate
+    /// remembers the ids of running processes, and of ended ones as long as all ids of the sandbox
+    /// are at most 1,024. Operations on files count, too. A checkpoint doesn't contain the id of a
+    /// process whose end a client has received: after a restore, a start with this id runs the code
+    /// again. With [the lift](crate::SandboxBuilder::lift), all ids are forgotten when its program
+    /// exits, which it does at a checkpoint and when the sandbox is idle.
     ///
-    /// A repeated start doesn't repeat everything:
+    /// Only an explicit kill, a signal, a time limit or [`kill_on_drop`](Self::kill_on_drop) ends a
+    /// process with an id. If a future is dropped, or the server doesn't answer in time, the
+    /// process continues, and the caller can repeat the start.
     ///
-    /// - **Output** starts where the earlier client stopped reading. If that client has read some,
-    ///   the first read fails with [`ErrorKind::OutputLost`](crate::ErrorKind::OutputLost), and the
-    ///   stream continues after the gap. A program that needs the whole output after a crash
-    ///   redirects it to a file of the sandbox.
+    /// The streams of the earlier process:
+    ///
+    /// - **Output** starts at the oldest byte that the server still has. If an earlier client has
+    ///   read some output, the first read fails with
+    ///   [`ErrorKind::OutputLost`](crate::ErrorKind::OutputLost), and the stream continues after
+    ///   the gap. To keep the whole output across a crash, redirect it to a file in the sandbox.
     /// - **Input** starts at its first byte. The server drops the bytes that it has received
-    ///   before, so a caller that repeats the same input loses and repeats nothing.
+    ///   before, so a caller that sends the same input again neither loses nor duplicates a byte.
     ///
     /// ```no_run
     /// use actix_sandbox::{Error, Language, Sandbox};
@@ -192,8 +197,9 @@ impl Command {
     ///
     /// - [`ErrorKind::InvalidOption`](crate::ErrorKind::InvalidOption): the id is empty or too
     ///   long. Nothing was sent.
-    /// - [`ErrorKind::WrongState`](crate::ErrorKind::WrongState): this client already has a handle
-    ///   to a process with this id whose output has not ended, or has not been read.
+    /// - [`ErrorKind::WrongState`](crate::ErrorKind::WrongState): this client already follows a
+    ///   process with this id, and has not read the end of its output. Dropped handles don't change
+    ///   that.
     /// - [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported): the server speaks protocol v1.
     pub fn exec_id(mut self, id: impl Into<String>) -> Self {
         self.exec.id = Some(ExecId::new(id.into()));
@@ -214,9 +220,9 @@ impl Command {
         self
     }
 
-    /// Whether to kill the process when its last handle is dropped. Has no effect on
-    /// [`output`](Self::output) and [`run_to_end`](Self::run_to_end), whose futures always kill the
-    /// process when they are dropped. Default: no.
+    /// Whether to kill the process when its last handle is dropped. Without an
+    /// [id](Self::exec_id), the futures of [`output`](Self::output) and
+    /// [`run_to_end`](Self::run_to_end) always kill the process when they are dropped. Default: no.
     pub fn kill_on_drop(mut self, kill: bool) -> Self {
         self.kill_on_drop = kill;
         self
@@ -227,7 +233,8 @@ impl Command {
     /// # Cancel safety
     ///
     /// Dropping the future cancels the exec. If the request was already sent, the client kills the
-    /// process as soon as it starts, because no handle to it exists.
+    /// process as soon as it starts, because no handle to it exists. With an [id](Self::exec_id),
+    /// the process continues instead.
     ///
     /// # Errors
     ///
@@ -253,7 +260,7 @@ impl Command {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future kills the process.
+    /// Dropping the future kills the process, unless it has an [id](Self::exec_id).
     ///
     /// # Errors
     ///
@@ -263,8 +270,8 @@ impl Command {
     /// not an error: see [`Output::error_for_status`].
     #[doc(alias = "wait_with_output")]
     pub async fn output(self) -> Result<Output, Error> {
-        let limit = self.limit;
-        let process = self.without_input().kill_on_drop(true).spawn().await?;
+        let (limit, has_id) = (self.limit, self.exec.id.is_some());
+        let process = self.for_its_end().spawn().await?;
         let (stdout, stderr) = (process.stdout(), process.stderr());
         // Reads both streams concurrently, so that neither blocks the other.
         let collected = try_join3(
@@ -281,6 +288,7 @@ impl Command {
                 stderr,
                 cut: process.is_output_cut(),
             }),
+            Err(error) if has_id => Err(error),
             Err(error) => {
                 // Wait for the kill, because under v1, the sandbox can't run another process before
                 // it. Return the first error rather than an error of the kill.
@@ -295,7 +303,7 @@ impl Command {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future kills the process.
+    /// Dropping the future kills the process, unless it has an [id](Self::exec_id).
     ///
     /// # Errors
     ///
@@ -303,7 +311,7 @@ impl Command {
     /// error: see [`ProcessEnd`].
     #[doc(alias = "status")]
     pub async fn run_to_end(self) -> Result<ProcessEnd, Error> {
-        let mut command = self.without_input().kill_on_drop(true);
+        let mut command = self.for_its_end();
         command.exec.discards_output = true;
         let process = command.spawn().await?;
         process.discard_output();
@@ -318,10 +326,13 @@ impl Command {
         self.exec.options.terminal = Some(size);
     }
 
-    fn without_input(mut self) -> Self {
+    /// The command without input, for a caller that waits for its end. If the caller stops waiting,
+    /// the process is killed, unless it has an id.
+    fn for_its_end(mut self) -> Self {
         if let Stdin::Open = self.exec.stdin {
             self.exec.stdin = Stdin::Null;
         }
+        self.kill_on_drop |= self.exec.id.is_none();
         self
     }
 }

@@ -182,6 +182,10 @@ class Exec:
     # Input.
 
     def handle_stdin(self, offset, data, eof):
+        if data and offset + len(data) <= self._input.received:
+            # A client that repeats a start doesn't know what the process has taken.
+            self._input.resume()
+            self._changed()
         new = self._input.new_part(offset, data)
         if new is None:
             return

@@ -55,6 +55,10 @@ class Output:
         self._paused_at = None
         self._may_pause = True
 
+    def limit_window(self, window):
+        """Reduces the window. A larger one has no effect."""
+        self.window = min(self.window, window)
+
     def open(self, stdout, stderr):
         """Begins to read."""
         self._fds = [stdout, stderr]

@@ -102,6 +102,11 @@ def integer_of(message, key, default=REQUIRED, lowest=0, highest=MAX_INTEGER):
     return value
 
 
+def window_of(message):
+    """The window that the client gets for the output of an exec."""
+    return max(min(integer_of(message, "window", MAX_WINDOW), MAX_WINDOW), MIN_WINDOW)
+
+
 def object_of(message, key, default=REQUIRED):
     value = value_of(message, key, default)
     if value is default:
@@ -159,8 +164,7 @@ class Request:
         self.exec = text_of(message, "exec")
         if not 1 <= len(self.exec.encode()) <= MAX_ID_BYTES:
             raise BadRequest("'exec' must be text of 1 to %d bytes." % MAX_ID_BYTES)
-        self.window = integer_of(message, "window", MAX_WINDOW)
-        self.window = max(min(self.window, MAX_WINDOW), MIN_WINDOW)
+        self.window = window_of(message)
         self.binary = boolean_of(message, "binary", False)
         self.language = self.code = self.argv = self.builtin = None
         self.args = []

@@ -6,7 +6,7 @@ from .execs import Exec
 from .operations import Operations
 from .output import Drains
 from .programs import StartError
-from .requests import BadRequest, Repeating, Request, is_integer, is_text
+from .requests import BadRequest, Repeating, Request, is_integer, is_text, window_of
 
 MAX_RUNNING = 64
 """Maximum number of execs whose main process runs. Builtins have limits of their own."""
@@ -115,8 +115,12 @@ class Table:
         elif action == "reconnect":
             target.attach(offsets_of(message))
         elif is_request(message):
-            # The client repeats its request on a new link, or another client repeats it. The code
-            # must not run twice.
+            # The client repeats its request on a new link, or another client repeats it, which may
+            # have a smaller window. The code must not run twice.
+            try:
+                target.output.limit_window(window_of(message))
+            except BadRequest:
+                pass
             target.attach((0, 0))
 
     def _handle_unknown(self, exec_id, message):

@@ -48,6 +48,9 @@ struct Exec {
     id: ExecId,
     /// Set until the server reports that the exec runs.
     start: Option<Start>,
+    /// Whether a caller chose the id, so that another client can find the exec, or may have started
+    /// it. Giving up such an exec doesn't kill it.
+    is_shared: bool,
 }
 
 #[derive(Debug)]
@@ -73,9 +76,9 @@ impl Start {
 }
 
 impl Execs {
-    fn insert(&mut self, process: ProcessId, id: ExecId, start: Option<Start>) {
-        self.by_id.insert(id.clone(), process);
-        self.by_process.insert(process, Exec { id, start });
+    fn insert(&mut self, process: ProcessId, exec: Exec) {
+        self.by_id.insert(exec.id.clone(), process);
+        self.by_process.insert(process, exec);
     }
 
     pub(super) fn remove(&mut self, process: ProcessId) {
@@ -94,6 +97,11 @@ impl Execs {
 
     pub(super) fn contains(&self, process: ProcessId) -> bool {
         self.by_process.contains_key(&process)
+    }
+
+    pub(super) fn is_shared(&self, process: ProcessId) -> bool {
+        let exec = self.by_process.get(&process);
+        exec.is_some_and(|exec| exec.is_shared)
     }
 
     fn starts(&self) -> impl Iterator<Item = (ProcessId, &Start)> {
@@ -146,6 +154,7 @@ impl Sandbox {
             return Err(Failure::AlreadyUnderWay { what });
         }
         let process = self.next_process();
+        let is_shared = exec.id.is_some();
         let id = exec.id.unwrap_or_else(|| self.new_exec_id(process));
         let window = exec.options.window.unwrap_or(DEFAULT_WINDOW);
         let machine = Process::named(self.config.process, id.clone(), window);
@@ -168,7 +177,12 @@ impl Sandbox {
             needs,
             sent: sent.into(),
         };
-        self.execs.insert(process, id, Some(start));
+        let exec = Exec {
+            id,
+            start: Some(start),
+            is_shared,
+        };
+        self.execs.insert(process, exec);
         Ok((process, machine))
     }
 
@@ -193,7 +207,12 @@ impl Sandbox {
         }
         let process = self.next_process();
         let machine = Process::adopted(self.config.process, id.clone(), window, received);
-        self.execs.insert(process, id, None);
+        let exec = Exec {
+            id,
+            start: None,
+            is_shared: true,
+        };
+        self.execs.insert(process, exec);
         if self.life.state == SandboxState::Running {
             self.actions.tell(process, ProcessFact::LinkUp);
         }
@@ -295,12 +314,21 @@ impl Sandbox {
     /// Removes an exec that did not start, as far as this client can know. If the exec already
     /// runs, it continues.
     fn drop_start(&mut self, process: ProcessId, failure: Failure) {
-        let exec = self.execs.by_process.get_mut(&process);
-        if let Some(start) = exec.and_then(|exec| exec.start.take()) {
-            self.execs.remove(process);
-            self.actions.fail(start.caller, failure);
-            self.actions.end(process, SandboxEnd::Closed);
+        let exec = self.execs.by_process.get(&process);
+        if exec.is_some_and(|exec| exec.start.is_some()) {
+            self.forget_exec(process, failure);
         }
+    }
+
+    /// Removes an exec. If it runs, it continues, and pauses when its unread output fills the
+    /// window.
+    fn forget_exec(&mut self, process: ProcessId, failure: Failure) {
+        let exec = self.execs.by_process.get_mut(&process);
+        let start = exec.and_then(|exec| exec.start.take());
+        self.execs.remove(process);
+        self.actions
+            .fail(start.and_then(|start| start.caller), failure);
+        self.actions.end(process, SandboxEnd::Closed);
     }
 
     pub(super) fn handle_execs_link_down(&mut self, cause: &LinkError) {
@@ -339,20 +367,20 @@ impl Sandbox {
         for (process, feature) in refused.collect::<Vec<_>>() {
             self.drop_start(process, Failure::not_offered(RUN_CODE, feature));
         }
+        // The request itself may be the reason why the links are lost.
+        let repeated = |start: &Start| start.caller.is_some() && start.sent >= MAX_SENDS;
+        let repeated = self.execs.starts().filter(|(_, start)| repeated(start));
+        let repeated = repeated.map(|(process, start)| (process, start.unconfirmed()));
+        for (process, (what, effect)) in repeated.collect::<Vec<_>>() {
+            self.give_up(process, Failure::link_lost(what, effect));
+        }
         for (&process, exec) in &mut self.execs.by_process {
             if let Some(start) = &mut exec.start
                 && start.caller.is_some()
             {
-                if start.sent < MAX_SENDS {
-                    start.sent += 1;
-                    self.actions.push(SandboxAction::Send(start.text.clone()));
-                    continue;
-                }
-                // The request itself may be the reason why the links are lost.
-                let (what, effect) = start.unconfirmed();
-                let failure = Failure::link_lost(what, effect);
-                self.actions.fail(start.caller.take(), failure);
-                self.actions.tell(process, ProcessFact::Abandoned);
+                start.sent += 1;
+                self.actions.push(SandboxAction::Send(start.text.clone()));
+                continue;
             }
             // A start without a caller is not repeated. The exec is only resumed in order to be
             // killed.
@@ -365,11 +393,14 @@ impl Sandbox {
     }
 
     /// Gives up an exec for which no caller waits any more. It is not started, or its process is
-    /// killed.
+    /// killed, unless other clients can find it.
     fn give_up(&mut self, process: ProcessId, failure: Failure) {
         let Some(exec) = self.execs.by_process.get_mut(&process) else {
             return;
         };
+        if exec.is_shared {
+            return self.forget_exec(process, failure);
+        }
         if let Some(start) = &mut exec.start {
             if start.sent == 0 {
                 return self.drop_start(process, failure);
@@ -379,9 +410,12 @@ impl Sandbox {
         self.actions.tell(process, ProcessFact::Abandoned);
     }
 
-    /// Kills the starting execs whose requests were sent.
+    /// Kills the starting execs whose requests were sent, unless other clients can find them.
     pub(super) fn kill_exec_starts(&mut self) {
-        let sent = self.execs.starts().filter(|(_, start)| start.sent > 0);
+        let sent = self
+            .execs
+            .starts()
+            .filter(|&(process, start)| start.sent > 0 && !self.execs.is_shared(process));
         let sent: Vec<_> = sent.map(|(process, _)| process).collect();
         sent.into_iter().for_each(|process| self.kill_exec(process));
     }

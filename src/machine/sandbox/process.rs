@@ -139,7 +139,7 @@ impl Sandbox {
     }
 
     /// Cancels an exec whose caller stopped waiting. The request is not sent, or the process is
-    /// killed.
+    /// killed, unless the caller chose its id.
     pub fn cancel_exec(&mut self, request: RequestId) {
         let process = self.execs.starting(request);
         if let Some(process) = process.or_else(|| self.v1.starting(request)) {
@@ -147,14 +147,20 @@ impl Sandbox {
         }
     }
 
-    /// Kills a process to which no caller has, or can get, a handle.
+    /// Whether a caller chose the id of the process, so that other clients can find it.
+    pub fn is_shared(&self, process: ProcessId) -> bool {
+        self.execs.is_shared(process)
+    }
+
+    /// Kills a process to which no caller has, or can get, a handle. If a caller chose its id,
+    /// forgets it instead: another client may have started it, and this one can find it again.
     pub fn abandon_process(&mut self, process: ProcessId) {
         self.abandon_exec(process);
         self.abandon_v1(process);
     }
 
-    /// The actor of the process stopped before the process was settled. Kills the process if a link
-    /// is open.
+    /// The actor of the process stopped before the process was settled. Abandons the process, and
+    /// kills it now if a link is open.
     pub fn process_gone(&mut self, process: ProcessId) {
         self.abandon_process(process);
         self.kill_exec(process);

@@ -126,6 +126,11 @@ impl<const N: usize> SendStreams<N> {
         self.window
     }
 
+    /// Reduces the window. A larger one has no effect.
+    pub(crate) fn limit_window(&mut self, window: u64) {
+        self.window = self.window.min(window);
+    }
+
     pub(crate) fn acked(&self) -> [u64; N] {
         self.acked
     }

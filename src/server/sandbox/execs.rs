@@ -41,9 +41,12 @@ impl Sandbox {
         match request {
             // The client repeats its request on a new link, or another client repeats it. The code
             // must not run twice.
-            NamedMessage::Exec(..) | NamedMessage::Malformed(_) => {
-                exec.change(|exec| exec.attach(Some([0; 2])));
-            }
+            NamedMessage::Exec(_, options) => exec.change(|exec| {
+                // The other client may have a smaller window.
+                exec.limit_window(self.window(&options));
+                exec.attach(Some([0; 2]));
+            }),
+            NamedMessage::Malformed(_) => exec.change(|exec| exec.attach(Some([0; 2]))),
             NamedMessage::Reconnect { offsets } => exec.change(|exec| exec.attach(Some(offsets))),
             NamedMessage::Stdin { offset, data, eof } => {
                 exec.change(|exec| exec.handle_stdin(offset, &data, eof));
@@ -163,10 +166,15 @@ impl Sandbox {
         sandbox.chain(exec.iter().cloned()).collect()
     }
 
-    fn start_named(&mut self, link: &Arc<Link>, id: ExecId, job: Job, options: &ExecOptions) {
+    /// The window that a client gets for the output of an exec.
+    fn window(&self, options: &ExecOptions) -> u64 {
         let most = u64::try_from(self.options.output_buffer_bytes).unwrap_or(u64::MAX);
         let window = options.window.unwrap_or(DEFAULT_WINDOW);
-        let window = window.min(most).max(MIN_WINDOW);
+        window.min(most).max(MIN_WINDOW)
+    }
+
+    fn start_named(&mut self, link: &Arc<Link>, id: ExecId, job: Job, options: &ExecOptions) {
+        let window = self.window(options);
         let most = self.options.max_run_time;
         let asked = |millis: Option<u64>| millis.map(Duration::from_millis);
         let output_grace = asked(options.output_grace_ms).unwrap_or(DEFAULT_OUTPUT_GRACE);

@@ -354,6 +354,11 @@ impl ServedExec {
 
     // From the client.
 
+    /// Reduces the window of the output. A larger one has no effect.
+    pub fn limit_window(&mut self, window: u64) {
+        self.output.limit_window(window);
+    }
+
     /// The client requests the exec from these offsets. `None`: from the last acknowledged offsets.
     pub fn attach(&mut self, offsets: Option<[u64; 2]>) {
         if self.not_started {
@@ -397,6 +402,11 @@ impl ServedExec {
 
     /// The client sends stdin.
     pub fn handle_stdin(&mut self, offset: u64, data: &[u8], eof: bool) {
+        let end = offset.saturating_add(data.len() as u64);
+        if end <= self.stdin_received() && !data.is_empty() {
+            // A client that repeats a start doesn't know what the process has taken.
+            self.stdin.resume();
+        }
         let Some(known) = self.stdin.skip_known(0, offset, data.len()) else {
             return;
         };

@@ -243,6 +243,36 @@ fn each_byte_of_stdin_is_taken_once() {
 }
 
 #[test]
+fn repeated_stdin_is_acknowledged_again() {
+    let mut exec = exec(100);
+    exec.handle_stdin(0, b"abc", false);
+    assert_eq!(exec.poll_stdin().unwrap(), "abc");
+    exec.handle_stdin_taken(3);
+    let expected = ["SANDBOX_EXECUTION_RUNNING Some(3)", "taken 3"];
+    assert_eq!(said(&mut exec), expected);
+    // Another client repeats the start, and learns what the process has taken.
+    for repeated in ["ab", "abc"] {
+        exec.handle_stdin(0, repeated.as_bytes(), false);
+        assert_eq!(said(&mut exec), ["taken 3"]);
+    }
+    exec.handle_stdin(0, b"abcd", false);
+    assert_eq!(exec.poll_stdin().unwrap(), "d");
+}
+
+#[test]
+fn a_repeated_request_can_reduce_the_window() {
+    let mut exec = exec(100);
+    exec.handle_output(OUT, b"abcdef");
+    exec.limit_window(200);
+    exec.limit_window(4);
+    exec.attach(Some([0; 2]));
+    let expected = ["SANDBOX_EXECUTION_RUNNING Some(0)", "stdout@0 abcd"];
+    assert_eq!(said(&mut exec), expected);
+    exec.handle_ack([2, 0], false);
+    assert_eq!(said(&mut exec), ["stdout@4 ef"]);
+}
+
+#[test]
 fn stdin_past_the_window_or_after_its_end_is_refused() {
     let mut exec = exec(100);
     let most = vec![b'x'; STDIN_WINDOW as usize];

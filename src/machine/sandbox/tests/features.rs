@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::*;
-use crate::protocol::{Builtin, Program, TerminalSize};
+use crate::protocol::{Builtin, ExecId, Program, TerminalSize};
 
 /// A sandbox that runs on a v2 server with these features.
 fn running_with(features: &str) -> Fixture {
@@ -52,6 +52,48 @@ fn a_request_needs_all_of_its_features() {
         let mut fixture = running_with(features);
         let request = start(&mut fixture);
         assert_not_offered(&mut fixture, request, missing);
+    }
+}
+
+/// Starts a process, with or without an id that the caller chose.
+fn start_as(fixture: &mut Fixture, id: Option<&str>) -> RequestId {
+    let mut exec = NewExec::new(Program::Argv(Cow::Owned(vec!["true".into()])));
+    exec.id = id.map(ExecId::from);
+    let now = fixture.now;
+    fixture.ask(|sandbox, request| {
+        sandbox.exec(request, exec, now);
+    })
+}
+
+#[test]
+fn only_an_exec_whose_id_no_caller_chose_is_killed_when_given_up() {
+    let give_up: [fn(&mut Fixture, RequestId); 3] = [
+        |fixture, exec| fixture.call(|sandbox| sandbox.cancel_exec(exec)),
+        |fixture, _| {
+            fixture.pass_until_due();
+        },
+        |fixture, _| fixture.call(|sandbox| sandbox.abandon_process(P1)),
+    ];
+    for give_up in give_up {
+        let mut fixture = running_with(r#"["argv"]"#);
+        let exec = start_as(&mut fixture, None);
+        fixture.forget();
+        give_up(&mut fixture, exec);
+        assert_eq!(fixture.told(), [(P1, ProcessFact::Abandoned)]);
+
+        let mut fixture = running_with(r#"["argv"]"#);
+        let exec = start_as(&mut fixture, Some("job"));
+        fixture.forget();
+        give_up(&mut fixture, exec);
+        assert_eq!(fixture.failure(exec).effect(), Effect::Unknown);
+        let forgotten = ProcessFact::SandboxEnded(SandboxEnd::Closed);
+        assert_eq!(fixture.told(), [(P1, forgotten)]);
+        // The caller can repeat the start.
+        start_as(&mut fixture, Some("job"));
+        let request = r#"{"argv":["true"],"exec":"job"}"#;
+        assert_eq!(fixture.sent(), [request]);
+        fixture.call(|sandbox| sandbox.detach());
+        assert_eq!(fixture.sent(), [""; 0], "no kill");
     }
 }
 

@@ -54,7 +54,7 @@ impl Doctor {
             self.service.check_unused()?;
         }
         runtime::run(|signals| async move {
-            match check(target, self.output, signals).await? {
+            match Box::pin(check(target, self.output, signals)).await? {
                 true => Ok(ExitCode::SUCCESS),
                 false => Ok(ExitCode::FAILURE),
             }
