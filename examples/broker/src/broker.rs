@@ -1,5 +1,5 @@
-//! [`Broker`]: three streams of NATS JetStream. One is the queue of jobs, one holds the results, and
-//! one remembers the sandbox of each job.
+//! [`Broker`]: three streams of NATS JetStream. One is the queue of jobs, one holds the results,
+//! and one remembers the sandbox of each job.
 
 use std::time::Duration;
 
@@ -7,10 +7,9 @@ use async_nats::jetstream::{
     self, AckKind,
     consumer::{AckPolicy, PullConsumer, pull},
     context::{Context, PublishErrorKind},
-    message::PublishMessage,
-    stream::{Config, LastRawMessageErrorKind, RetentionPolicy, Stream},
+    message::{PublishMessage, StreamMessage},
+    stream::{Config, DeleteMessageErrorKind, LastRawMessageErrorKind, RetentionPolicy, Stream},
 };
-use bytes::Bytes;
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 
@@ -19,15 +18,16 @@ use crate::{
     job::{Job, JobResult},
 };
 
-/// How long the broker waits for a sign of life before it delivers a job to another worker.
+/// How long the broker waits for an acknowledgement, also one of progress, before it delivers a job
+/// to another worker.
 const ACK_WAIT: Duration = Duration::from_secs(10);
 
 /// How long an idle worker waits for a job before it asks again.
 const PULL: Duration = Duration::from_secs(3);
 
-/// The sandbox of a job, with which the next worker attaches to it. The token is a secret.
+/// How a worker attaches to the sandbox of a job. The token is a secret.
 #[derive(Serialize, Deserialize)]
-pub struct StoredSandbox {
+pub struct Identity {
     pub id: String,
     pub token: String,
 }
@@ -84,7 +84,7 @@ impl Broker {
         &self.results
     }
 
-    /// Adds a job to the queue. Adding a job with the same id again has no effect for the
+    /// Adds a job to the queue. Adding a job with the same id again has no effect within the
     /// deduplication window of the stream, by default 2 minutes.
     pub async fn submit(&self, job: &Job) -> Result<()> {
         let message = PublishMessage::build().message_id(&job.id);
@@ -113,9 +113,8 @@ impl Broker {
 
     /// Whether the result of a job is stored.
     pub async fn has_result(&self, job: &str) -> Result<bool> {
-        Ok(last(&self.results, format!("results.{job}"))
-            .await?
-            .is_some())
+        let result = last(&self.results, format!("results.{job}")).await?;
+        Ok(result.is_some())
     }
 
     /// Publishes a result. Returns when it is stored. If the job has a result, this has no effect.
@@ -124,44 +123,57 @@ impl Broker {
         self.publish_first(subject, result).await.map(drop)
     }
 
-    /// Returns the sandbox that a worker stored for a job.
-    pub async fn stored_sandbox(&self, job: &str) -> Result<Option<StoredSandbox>> {
-        let json = last(&self.sandboxes, format!("sandboxes.{job}")).await?;
-        Ok(json.map(|json| serde_json::from_slice(&json)).transpose()?)
+    /// Returns the sandbox that a worker stored for a job, and the number of its message.
+    pub async fn stored_sandbox(&self, job: &str) -> Result<Option<(Identity, u64)>> {
+        let Some(message) = last(&self.sandboxes, format!("sandboxes.{job}")).await? else {
+            return Ok(None);
+        };
+        Ok(Some((
+            serde_json::from_slice(&message.payload)?,
+            message.sequence,
+        )))
     }
 
-    /// Stores the sandbox of a job. Returns `false` if another worker has stored one.
-    pub async fn store_sandbox(&self, job: &str, sandbox: &StoredSandbox) -> Result<bool> {
+    /// Stores the sandbox of a job, and returns the number of its message. `None` if another worker
+    /// has stored one.
+    pub async fn store_sandbox(&self, job: &str, sandbox: &Identity) -> Result<Option<u64>> {
         self.publish_first(format!("sandboxes.{job}"), sandbox)
             .await
     }
 
-    /// Removes the stored sandbox of a job.
-    pub async fn forget_sandbox(&self, job: &str) -> Result<()> {
-        let subject = format!("sandboxes.{job}");
-        self.sandboxes.purge().filter(subject).await?;
-        Ok(())
+    /// Removes a stored sandbox. Has no effect on one that another worker has stored since.
+    pub async fn forget_sandbox(&self, message: u64) -> Result<()> {
+        match self.sandboxes.delete_message(message).await {
+            // Another worker has removed it.
+            Err(error) if matches!(error.kind(), DeleteMessageErrorKind::JetStream(_)) => Ok(()),
+            deleted => Ok(deleted.map(drop)?),
+        }
     }
 
-    /// Publishes the first message of a subject. Returns `false` if the subject has one.
+    /// Publishes the first message of a subject, and returns its number. `None` if the subject has
+    /// one.
     ///
     /// Unlike the header `Nats-Msg-Id`, this refuses a second message however late it comes.
-    async fn publish_first(&self, subject: String, message: &impl Serialize) -> Result<bool> {
+    async fn publish_first(
+        &self,
+        subject: String,
+        message: &impl Serialize,
+    ) -> Result<Option<u64>> {
         let json = serde_json::to_vec(message)?;
         let message = PublishMessage::build().expected_last_subject_sequence(0);
         let message = message.payload(json.into());
         match self.jetstream.send_publish(subject, message).await?.await {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => Ok(false),
+            Ok(stored) => Ok(Some(stored.sequence)),
+            Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
 }
 
 /// The last message of a subject, if there is one.
-async fn last(stream: &Stream, subject: String) -> Result<Option<Bytes>> {
+async fn last(stream: &Stream, subject: String) -> Result<Option<StreamMessage>> {
     match stream.get_last_raw_message_by_subject(&subject).await {
-        Ok(message) => Ok(Some(message.payload)),
+        Ok(message) => Ok(Some(message)),
         Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
         Err(error) => Err(error.into()),
     }
@@ -171,19 +183,24 @@ async fn last(stream: &Stream, subject: String) -> Result<Option<Bytes>> {
 pub struct Delivery(jetstream::Message);
 
 impl Delivery {
+    /// How many times the broker has delivered this job, from 1.
+    pub fn attempt(&self) -> Result<i64> {
+        Ok(self.0.info()?.delivered)
+    }
+
     /// Acknowledges the job. Returns when the broker has removed it from the queue.
     pub async fn acknowledge(&self) -> Result<()> {
         self.0.double_ack().await
     }
 
-    /// Gives the job back to the queue, for another attempt in a moment.
+    /// Negatively acknowledges the job. The broker delivers it again after 1 s.
     pub async fn give_back(&self) -> Result<()> {
         self.0
             .ack_with(AckKind::Nak(Some(Duration::from_secs(1))))
             .await
     }
 
-    /// Tells the broker, again and again, that this worker is alive. Returns only if that fails.
+    /// Sends in-progress acknowledgements. Returns only if one fails.
     pub async fn keep(&self) -> Result<()> {
         loop {
             tokio::time::sleep(ACK_WAIT / 3).await;

@@ -1,4 +1,4 @@
-//! Jobs in a queue of NATS JetStream, which run in sandboxes: see `README.md`.
+//! Runs jobs from a queue of NATS JetStream in sandboxes: see `README.md`.
 //!
 //! ```text
 //! jobs submit NAME COUNT SCRIPT    add COUNT jobs, NAME-1 and so on, that run this bash script
@@ -41,8 +41,11 @@ async fn run() -> Result<()> {
     let broker = env::var("NATS_URL").unwrap_or_else(|_| "nats://127.0.0.1:4222".to_owned());
     match arguments[..] {
         ["submit", name, count, script] => {
+            let number = count.parse();
+            let number =
+                number.map_err(|_| format!("COUNT is {count:?}, which is not a number"))?;
             let broker = Broker::connect(&broker).await?;
-            submit::submit(&broker, name, count.parse()?, script).await
+            submit::submit(&broker, name, number, script).await
         }
         ["worker"] => {
             let service = env::var("SANDBOX_URL").map_err(|_| "SANDBOX_URL is not set")?;

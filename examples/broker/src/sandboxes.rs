@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use actix_sandbox::{ErrorKind, Language, ProcessEnd, Sandbox};
-use tokio::io::AsyncReadExt;
 
 use crate::{
     Result,
-    broker::{Broker, StoredSandbox},
+    broker::{Broker, Identity},
     job::{Job, JobResult},
 };
 
@@ -15,13 +14,19 @@ use crate::{
 /// worker must publish the result of a script that has ended.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// The maximum number of bytes of output in a result. By default, NATS takes messages of at most
-/// 1 MiB, and a byte can take up to 6 in JSON.
+/// The maximum number of bytes of output in a result. By default, NATS accepts messages of at most
+/// 1 MiB, and JSON can escape one byte as six.
 const MAX_OUTPUT: u64 = 128 * 1024;
 
 pub struct Sandboxes {
     /// The URL of the service.
     service: String,
+}
+
+/// The sandbox of a job, and the number of the message with which the broker stores it.
+pub struct JobSandbox {
+    pub sandbox: Sandbox,
+    pub message: u64,
 }
 
 impl Sandboxes {
@@ -30,18 +35,18 @@ impl Sandboxes {
     }
 
     /// Returns the sandbox of a job: the one that an earlier worker stored, or a new one.
-    pub async fn open(&self, broker: &Broker, job: &Job) -> Result<Sandbox> {
-        if let Some(StoredSandbox { id, token }) = broker.stored_sandbox(&job.id).await? {
+    pub async fn open(&self, broker: &Broker, job: &Job) -> Result<JobSandbox> {
+        if let Some((Identity { id, token }, message)) = broker.stored_sandbox(&job.id).await? {
             let attach = Sandbox::attach(&self.service, id, token).auto_reconnect(true);
             match attach.await {
                 Ok(sandbox) => {
                     eprintln!("{}: resumed in {}", job.id, sandbox.sandbox_id());
-                    return Ok(sandbox);
+                    return Ok(JobSandbox { sandbox, message });
                 }
                 // The service, or its machine, has failed. Start over.
                 Err(error) if error.kind() == ErrorKind::NotFound => {
                     eprintln!("{}: starts over, because {error}", job.id);
-                    broker.forget_sandbox(&job.id).await?;
+                    broker.forget_sandbox(message).await?;
                 }
                 // For example, another worker is attached. The broker delivers the job again.
                 Err(error) => return Err(error.into()),
@@ -49,20 +54,22 @@ impl Sandboxes {
         }
         let create = Sandbox::create(&self.service).auto_reconnect(true);
         let sandbox = create.idle_timeout(IDLE_TIMEOUT).await?;
-        let stored = StoredSandbox {
+        let identity = Identity {
             id: sandbox.sandbox_id().as_str().to_owned(),
             token: sandbox.sandbox_token().expose_secret().to_owned(),
         };
-        // Before the script starts: otherwise a crash would lose a sandbox in which it runs.
-        if !broker.store_sandbox(&job.id, &stored).await? {
+        // Store the sandbox before the script starts. Otherwise, after a crash, no worker could
+        // find the running script.
+        let Some(message) = broker.store_sandbox(&job.id, &identity).await? else {
             sandbox.kill().await?;
             return Err("another worker has started it".into());
-        }
-        Ok(sandbox)
+        };
+        Ok(JobSandbox { sandbox, message })
     }
 
     /// Runs the script of a job, or waits for the end of the script that an earlier worker started.
-    pub async fn run(&self, broker: &Broker, job: &Job, sandbox: &Sandbox) -> Result<JobResult> {
+    pub async fn run(&self, broker: &Broker, job: &Job, opened: &JobSandbox) -> Result<JobResult> {
+        let sandbox = &opened.sandbox;
         // A file keeps the output for the next worker. Output that this worker has read would be
         // lost in a crash.
         let script = format!("exec >output 2>&1\n{}", job.script);
@@ -71,10 +78,17 @@ impl Sandboxes {
         let command = command.env("JOB", &job.id).stdin("").exec_id(&job.id);
         match command.spawn().await?.wait().await? {
             end @ (ProcessEnd::Exited(_) | ProcessEnd::Signaled(_) | ProcessEnd::TimedOut) => {
-                let mut output = Vec::new();
-                let files = sandbox.files();
-                let mut file = files.open_range("output", 0, Some(MAX_OUTPUT)).await?;
-                file.read_to_end(&mut output).await?;
+                // The script may have removed the file, or replaced it.
+                let output = match sandbox
+                    .files()
+                    .read_range("output", 0, Some(MAX_OUTPUT))
+                    .await
+                {
+                    Err(error) if !matches!(error.kind(), ErrorKind::Builtin(_)) => {
+                        return Err(error.into());
+                    }
+                    output => output.unwrap_or_default(),
+                };
                 Ok(JobResult {
                     id: job.id.clone(),
                     end: end.to_string(),
@@ -85,7 +99,7 @@ impl Sandboxes {
                 // If only the connection is lost, the kill fails, and the next attempt attaches.
                 // Otherwise the next attempt starts over in a new sandbox.
                 sandbox.kill().await?;
-                broker.forget_sandbox(&job.id).await?;
+                broker.forget_sandbox(opened.message).await?;
                 Err(format!("the script did not end by itself: {end}").into())
             }
         }

@@ -9,7 +9,11 @@ pub async fn submit(broker: &Broker, name: &str, count: u32, script: &str) -> Re
             script: script.to_owned(),
         };
         if !job.has_valid_id() {
-            return Err(format!("{} is no id: use letters, digits and -", job.id).into());
+            return Err(format!(
+                "'{}' is not a valid id: use at most 100 letters, digits and `-`",
+                job.id
+            )
+            .into());
         }
         broker.submit(&job).await?;
     }

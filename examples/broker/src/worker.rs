@@ -7,14 +7,17 @@ use futures::future::join_all;
 use crate::{
     Result,
     broker::{Broker, Delivery},
-    job::Job,
+    job::{Job, JobResult},
     sandboxes::Sandboxes,
 };
 
 /// How many jobs a worker runs at a time.
 const CONCURRENCY: usize = 8;
 
-/// How long a worker waits before it asks a broker again that has failed.
+/// How many times a job is delivered, before its result says that it failed.
+const MAX_ATTEMPTS: i64 = 20;
+
+/// The delay before a worker retries after the broker failed.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Runs jobs until the program is stopped. It may be killed at any moment.
@@ -23,10 +26,11 @@ pub async fn work(broker: &str, service: String) -> Result<()> {
     let broker = loop {
         match Broker::connect(broker).await {
             Ok(broker) => break broker,
-            Err(error) => eprintln!("no broker: {error}"),
+            Err(error) => eprintln!("{error}"),
         }
         tokio::time::sleep(PAUSE).await;
     };
+    eprintln!("waiting for jobs");
     let sandboxes = Sandboxes::new(service);
     join_all((0..CONCURRENCY).map(|_| take_jobs(&broker, &sandboxes))).await;
     Ok(())
@@ -48,7 +52,7 @@ async fn take_jobs(broker: &Broker, sandboxes: &Sandboxes) -> Infallible {
                 }
             }
             Err(error) => {
-                eprintln!("no job: {error}");
+                eprintln!("cannot take a job: {error}");
                 tokio::time::sleep(PAUSE).await;
             }
         }
@@ -63,16 +67,25 @@ async fn handle(
     job: &Job,
     delivery: &Delivery,
 ) -> Result<()> {
-    let sandbox = sandboxes.open(broker, job).await?;
-    // Not before: another worker removes its sandbox after it has published the result. So if this
-    // worker could store a new one, the result is there, or the script has not run.
+    if delivery.attempt()? > MAX_ATTEMPTS {
+        let result = JobResult {
+            id: job.id.clone(),
+            end: format!("gave up after {MAX_ATTEMPTS} attempts"),
+            output: String::new(),
+        };
+        broker.publish(&result).await?;
+        return delivery.acknowledge().await;
+    }
+    let opened = sandboxes.open(broker, job).await?;
+    // Look after `open`, not before. Otherwise another worker could publish the result and remove
+    // its sandbox in between, and this worker would run the script again in a new sandbox.
     if !broker.has_result(&job.id).await? {
-        let result = sandboxes.run(broker, job, &sandbox).await?;
+        let result = sandboxes.run(broker, job, &opened).await?;
         broker.publish(&result).await?;
     }
     delivery.acknowledge().await?;
     // From now on, no worker gets the job, so no worker needs the sandbox. After a crash, the
     // sandbox ends by its idle timeout.
-    sandbox.kill().await?;
-    broker.forget_sandbox(&job.id).await
+    opened.sandbox.kill().await?;
+    broker.forget_sandbox(opened.message).await
 }

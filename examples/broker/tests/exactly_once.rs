@@ -1,5 +1,6 @@
-//! 1,000 jobs, 20 workers killed with SIGKILL at random moments, one restart of the broker: each
-//! job has one result, and its script ran once. The variable `SEED` selects other moments.
+//! Each job has exactly one result: 1,000 jobs, 20 workers killed with SIGKILL at random moments,
+//! one restart of the broker; and scripts that remove their output or can't be run. The variable
+//! `SEED` selects other moments.
 
 mod support;
 
@@ -59,8 +60,8 @@ async fn killed_workers_and_a_restarted_broker_lose_and_repeat_nothing() {
     let count = |what: &str| log.lines().filter(|line| line.contains(what)).count();
     let left = within("the list", async { Sandbox::list(service.url()).await }).await;
     println!(
-        "seed {seed}: {} results, {KILLS} kills, {} jobs resumed in their sandbox, {} attempts given back, {} \
-         messages of {} were redeliveries, {} sandboxes left to their idle timeout",
+        "seed {seed}: {} results, {KILLS} kills, {} jobs resumed in their sandbox, {} attempts \
+         given back, {} messages of {} were redeliveries, {} sandboxes left to their idle timeout",
         results.len(),
         count(": resumed in "),
         count(": failed for now"),
@@ -88,4 +89,35 @@ async fn killed_workers_and_a_restarted_broker_lose_and_repeat_nothing() {
     );
     assert!(count(": resumed in ") > 0, "the kills interrupted jobs");
     assert_eq!(count("starts over"), 0, "no sandbox was lost");
+}
+
+#[tokio::test]
+async fn jobs_without_output_or_a_sandbox_get_a_result_too() {
+    if !support::has_nats_server() {
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut broker = Broker::start(&directory.path().join("broker")).await;
+    let service = |sandboxes| {
+        let builder = LocalServer::builder().backend(Backend::Host);
+        builder.max_sandboxes(sandboxes).start()
+    };
+    let (works, full) = (
+        service(1).await.expect("one"),
+        service(0).await.expect("two"),
+    );
+    let cases = [
+        ("tidy", works.url(), "exited with code 0"),
+        ("unlucky", full.url(), "gave up after 20 attempts"),
+    ];
+    let mut expected = String::new();
+    for (number, (name, service, end)) in (1..).zip(cases) {
+        broker.jobs(&["submit", name, "1", "rm output"]).await;
+        let mut worker = Worker::start(&broker, service, &directory.path().join("log"));
+        broker.wait_for_results(number, &mut worker).await;
+        broker.wait_for_empty_queue(&mut worker).await;
+        worker.kill().await;
+        expected += &format!("{{\"id\":\"{name}-1\",\"end\":\"{end}\",\"output\":\"\"}}\n");
+    }
+    assert_eq!(broker.jobs(&["results"]).await, expected);
 }

@@ -64,15 +64,18 @@ pub struct Broker {
 
 impl Broker {
     pub async fn start(store: &Path) -> Self {
-        let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let port = free.local_addr().expect("an address").port();
-        drop(free);
-        let server = spawn_server(port, store);
-        let client = within("the broker", async {
+        let (server, port, client) = within("the broker", async {
             loop {
-                match async_nats::connect(url(port)).await {
-                    Ok(client) => break client,
-                    Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+                // Another program can take the port before the broker does. Then the broker exits.
+                let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
+                let port = free.local_addr().expect("an address").port();
+                drop(free);
+                let mut server = spawn_server(port, store);
+                while server.try_wait().expect("a state").is_none() {
+                    match async_nats::connect(url(port)).await {
+                        Ok(client) => return (server, port, client),
+                        Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+                    }
                 }
             }
         })
