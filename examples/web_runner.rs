@@ -1,4 +1,4 @@
-//! A web page where visitors run code, each in a sandbox of their own: an editor, live output, a
+//! A web page where visitors run code, each in a separate sandbox: an editor, live output, a
 //! terminal, uploads and downloads. The page is in `examples/web_runner`.
 //!
 //! ```text
@@ -6,16 +6,16 @@
 //! PORT=8000 SANDBOX_URL=wss://my-service.run.app cargo run --example web_runner
 //! ```
 //!
-//! The application doesn't know its visitors, and one of them can take every place. Put a login and
+//! The application has no authentication, and one visitor can use up all sandboxes. Put a login and
 //! TLS in front of it before you let strangers in.
 //!
-//! Page and application exchange JSON over a WebSocket. Both sides number what must not get lost,
-//! keep it until the other side confirms it, and send it again on the next connection. So a broken
-//! connection neither loses nor repeats a line of output or a keystroke.
+//! Page and application exchange JSON over a WebSocket. Each side numbers the messages that must
+//! not be lost, keeps each one until the other side confirms it, and sends it again on the next
+//! connection. So a lost connection neither loses nor repeats a line of output or a keystroke.
 //!
 //! ```text
 //! page ◄─ connection (task, while the page is connected) ◄─ Outbox ◄─ program, terminal (tasks)
-//!                └── commands (queue) ─► Visitor (task, as long as the sandbox) ──┘
+//!                └── commands (Queue) ─► Visitor (task, as long as the sandbox) ──┘
 //! ```
 
 mod shared;
@@ -31,18 +31,18 @@ use std::{
 };
 
 use actix_sandbox::{
-    LocalServer, Process, ProcessEnd, Runtime, Sandbox, SandboxEvent, StdStream, Terminal,
+    ErrorKind, LocalServer, Process, ProcessEnd, Runtime, Sandbox, SandboxEvent, StdStream,
     server::Backend,
 };
 use actix_web::{
     App, HttpRequest, HttpResponse, HttpServer,
     error::{ErrorBadRequest, ErrorForbidden, ErrorNotFound, ErrorPayloadTooLarge},
-    http::header::{self, ContentDisposition, ContentType, DispositionParam, DispositionType},
+    http::header::{self, ContentType},
     rt, web,
 };
 use actix_ws::{AggregatedMessage, AggregatedMessageStream, CloseCode, Session};
 use bytes::BytesMut;
-use futures::{StreamExt, stream};
+use futures::{StreamExt, future::join_all, stream};
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -57,15 +57,17 @@ const MAX_VISITORS: usize = 100;
 const MAX_MESSAGE: usize = 256 * 1024;
 /// How many bytes of output wait for a page. When the outbox is full, the program pauses.
 const OUTBOX_BYTES: usize = 256 * 1024;
-/// How many commands or keystrokes of a page wait for the sandbox.
-const QUEUE: usize = 64;
+/// How many bytes of commands wait for the program, and how many wait for the terminal.
+const QUEUE_BYTES: usize = 256 * 1024;
+/// What an event or a command takes in addition to its text, in bytes.
+const OVERHEAD: usize = 128;
 /// The maximum size of an uploaded or downloaded file, in bytes.
 const MAX_FILE: u64 = 64 * 1024 * 1024;
 /// The maximum number of files that the page lists.
 const MAX_LISTED: usize = 200;
 /// The interval of pings and heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// A page that is silent for this long has lost its connection. Browsers answer pings by themselves.
+/// After a silence of this length, the connection is lost. Browsers answer pings by themselves.
 const LOST_AFTER: Duration = Duration::from_secs(4);
 /// How long a sandbox waits for a page that has lost its connection.
 const KEEP_LOST: Duration = Duration::from_secs(30);
@@ -84,8 +86,11 @@ async fn main() -> ExitCode {
 }
 
 async fn run() -> Result<(), Box<dyn Error>> {
-    let port = env::var("PORT").map_or(Ok(0), |port| port.parse());
-    let port: u16 = port.map_err(|error| format!("the variable PORT is not a port: {error}"))?;
+    let port = env::var("PORT").unwrap_or_else(|_| "0".to_owned());
+    let address = format!("127.0.0.1:{port}");
+    let _: u16 = port
+        .parse()
+        .map_err(|_| format!("the variable PORT is {port:?}, which is not a port"))?;
     // Visitors are strangers, so the local server must confine what they run.
     let (service, local) = match env::var("SANDBOX_URL") {
         Ok(url) => (url, None),
@@ -101,7 +106,8 @@ async fn run() -> Result<(), Box<dyn Error>> {
         // Open WebSockets would delay the shutdown.
         .shutdown_timeout(1)
         .tcp_nodelay(true)
-        .bind(("127.0.0.1", port))?;
+        .bind(&address)
+        .map_err(|error| format!("cannot listen on {address}: {error}"))?;
     for address in server.addrs() {
         writeln!(stdout(), "listening on http://{address}/")?;
     }
@@ -124,7 +130,7 @@ fn routes(config: &mut web::ServiceConfig) {
         .route("/files/{path:.+}", web::get().to(download));
 }
 
-// --- What page and application tell each other
+// --- Messages
 
 /// A message from a page.
 #[derive(Deserialize)]
@@ -132,7 +138,7 @@ fn routes(config: &mut web::ServiceConfig) {
 enum FromPage {
     /// The first message of each connection.
     Hello {
-        /// The visitor that the page was before it lost its connection.
+        /// The visitor of the last `Welcome`. `None` for a new page.
         visitor: Option<String>,
         /// The number of the last event that the page has shown.
         seen: u64,
@@ -182,7 +188,7 @@ enum Event {
     },
 }
 
-/// What the application tells about the connection itself. It needs no number.
+/// A message about the connection itself. It has no number, because it isn't sent again.
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum Notice<'a> {
@@ -198,7 +204,7 @@ enum Notice<'a> {
     },
     /// Sent every second. A page that hears nothing for 4 s connects again.
     Heartbeat { handled: u64 },
-    /// The page can't have a sandbox, or sent what it must not send.
+    /// No sandbox is free, or the page violated the protocol.
     Refused { text: &'a str },
     /// The sandbox is now open in another tab.
     TakenOver,
@@ -223,11 +229,14 @@ struct Visitor {
     presence: watch::Sender<Presence>,
     /// The number of the last command that was accepted.
     handled: Mutex<u64>,
-    commands: mpsc::Sender<Command>,
+    program_queue: Queue,
+    /// A separate queue, so that a terminal that isn't reading doesn't delay `Stop`.
+    terminal_queue: Queue,
     outbox: Outbox,
     /// The program that the editor has started.
     program: Mutex<Option<Process>>,
-    terminal: Mutex<Option<mpsc::Sender<TerminalInput>>>,
+    /// The shell of the terminal.
+    terminal: Mutex<Option<Process>>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -262,11 +271,12 @@ impl Runner {
     }
 
     /// Connects a page with its visitor. Returns `None` if the visitor is gone.
-    fn resume(&self, id: &str) -> Option<(Arc<Visitor>, u64)> {
+    fn resume(&self, id: &str, seen: u64) -> Option<(Arc<Visitor>, u64)> {
         // The lock keeps `remove` from removing the visitor at the same time.
         let visitors = lock(&self.visitors);
         let visitor = visitors.get(id)?;
         let connection = visitor.enter()?;
+        visitor.outbox.confirm(seen);
         Some((visitor.clone(), connection))
     }
 
@@ -299,7 +309,7 @@ impl Runner {
 
     async fn kill_all(&self) {
         let visitors: Vec<_> = lock(&self.visitors).drain().map(|(_, it)| it).collect();
-        futures::future::join_all(visitors.iter().map(|visitor| visitor.kill())).await;
+        join_all(visitors.iter().map(|visitor| visitor.kill())).await;
     }
 }
 
@@ -317,19 +327,22 @@ async fn admit(runner: &web::Data<Runner>) -> Result<(Arc<Visitor>, u64), String
         .await
         .map_err(|error| sentence("The sandbox can't be created", error))?;
     let id = random_id().map_err(|error| sentence("The sandbox has no id", error))?;
-    let (commands, queue) = mpsc::channel(QUEUE);
+    let (program_queue, program_commands) = Queue::new();
+    let (terminal_queue, terminal_commands) = Queue::new();
     let visitor = Arc::new(Visitor {
         id: id.clone(),
         sandbox,
         presence: watch::Sender::default(),
         handled: Mutex::default(),
-        commands,
+        program_queue,
+        terminal_queue,
         outbox: Outbox::new(),
         program: Mutex::default(),
         terminal: Mutex::default(),
     });
     lock(&runner.visitors).insert(id, visitor.clone());
-    rt::spawn(live(runner.clone(), visitor.clone(), queue, place));
+    let commands = [program_commands, terminal_commands];
+    rt::spawn(live(runner.clone(), visitor.clone(), commands, place));
     let connection = visitor.enter().unwrap_or_default();
     Ok((visitor, connection))
 }
@@ -338,10 +351,11 @@ async fn admit(runner: &web::Data<Runner>) -> Result<(Arc<Visitor>, u64), String
 async fn live(
     runner: web::Data<Runner>,
     visitor: Arc<Visitor>,
-    commands: mpsc::Receiver<Command>,
+    commands: [mpsc::Receiver<Queued>; 2],
     place: OwnedSemaphorePermit,
 ) {
-    let work = async { tokio::join!(visitor.execute(commands), visitor.report_end()) };
+    let [program, terminal] = commands.map(|commands| visitor.execute(commands));
+    let work = async { tokio::join!(program, terminal, visitor.report_end()) };
     select! {
         _ = work => {}
         () = runner.left(&visitor) => {}
@@ -385,21 +399,47 @@ impl Visitor {
         let _ = presence.wait_for(|it| it.connection != connection).await;
     }
 
-    /// Queues a command, unless it arrived before.
-    fn accept(&self, connection: u64, number: u64, command: Command) -> Result<(), Ending> {
-        let mut handled = lock(&self.handled);
-        // `resume` numbers the new connection before the page learns what was handled.
-        if self.presence.borrow().connection != connection {
+    /// Fails if the page has made another connection. It can't make one before the caller drops the
+    /// result.
+    fn current(&self, connection: u64) -> Result<watch::Ref<'_, Presence>, Ending> {
+        let presence = self.presence.borrow();
+        if presence.connection != connection {
             return Err(Ending::Replaced);
         }
+        Ok(presence)
+    }
+
+    /// Removes the events that the page has shown. A replaced connection removes none, because the
+    /// new page may not have shown them.
+    fn confirm(&self, connection: u64, seen: u64) -> Result<(), Ending> {
+        let _current = self.current(connection)?;
+        self.outbox.confirm(seen);
+        Ok(())
+    }
+
+    /// Queues a command, unless it arrived before.
+    fn accept(&self, connection: u64, number: u64, command: Command) -> Result<(), Ending> {
+        // Rejects commands of a replaced connection. The new connection's `Welcome` tells the page
+        // which commands arrived, and it sends the others again.
+        let _current = self.current(connection)?;
+        let mut handled = lock(&self.handled);
         if number <= *handled {
             return Ok(());
         }
         if number != *handled + 1 {
             return Err(Ending::Refused("A command is missing.".to_owned()));
         }
-        // If the queue is full, the page sends the command again on its next connection.
-        self.commands.try_send(command).map_err(|_| Ending::Lost)?;
+        let (queue, is_typed) = match command {
+            Command::Run { .. } | Command::Stop => (&self.program_queue, false),
+            Command::Type { .. } => (&self.terminal_queue, true),
+            Command::OpenTerminal { .. } | Command::Resize { .. } => (&self.terminal_queue, false),
+        };
+        // The terminal's queue is full only if its program isn't reading. Drops the keys then, as a
+        // Unix terminal does. For another command, closes the connection: the page connects again,
+        // and sends the command again.
+        if !queue.push(command) && !is_typed {
+            return Err(Ending::Lost);
+        }
         *handled = number;
         Ok(())
     }
@@ -409,21 +449,28 @@ impl Visitor {
             visitor: &self.id,
             handled: *lock(&self.handled),
             is_running: lock(&self.program).is_some(),
-            has_terminal: lock(&self.terminal).is_some(),
+            has_terminal: self.terminal().is_some(),
             max_message: MAX_MESSAGE,
             max_file: MAX_FILE,
         }
     }
 
-    async fn execute(self: &Arc<Self>, mut commands: mpsc::Receiver<Command>) {
-        while let Some(command) = commands.recv().await {
+    async fn execute(self: &Arc<Self>, mut commands: mpsc::Receiver<Queued>) {
+        while let Some((command, _room)) = commands.recv().await {
             match command {
                 Command::Run { language, code } => self.run(language, code).await,
                 Command::Stop => self.stop(),
                 Command::OpenTerminal { columns, rows } => self.open_terminal(columns, rows).await,
-                Command::Type { text } => self.send_to_terminal(TerminalInput::Keys(text)),
+                Command::Type { text } => {
+                    if let Some(terminal) = self.terminal() {
+                        // Waits while the program isn't reading. Fails if the shell has ended.
+                        let _ = terminal.write_to_stdin(text).await;
+                    }
+                }
                 Command::Resize { columns, rows } => {
-                    self.send_to_terminal(TerminalInput::Size(columns, rows));
+                    if let Some(terminal) = self.terminal() {
+                        let _ = terminal.resize(columns, rows).await;
+                    }
                 }
             }
         }
@@ -485,16 +532,20 @@ impl Visitor {
         });
     }
 
+    fn terminal(&self) -> Option<Process> {
+        lock(&self.terminal).clone()
+    }
+
     async fn open_terminal(self: &Arc<Self>, columns: u16, rows: u16) {
-        if lock(&self.terminal).is_some() {
+        if self.terminal().is_some() {
             return;
         }
         match self.sandbox.terminal().size(columns, rows).open().await {
             Ok(terminal) => {
-                let (input, inputs) = mpsc::channel(QUEUE);
-                *lock(&self.terminal) = Some(input);
+                let shell = terminal.process().clone();
+                *lock(&self.terminal) = Some(shell.clone());
                 self.outbox.push(Event::TerminalOpened).await;
-                rt::spawn(self.clone().serve_terminal(terminal, inputs));
+                rt::spawn(self.clone().show_terminal(shell));
             }
             Err(error) => {
                 let text = sentence("The terminal can't be opened", error);
@@ -503,41 +554,26 @@ impl Visitor {
         }
     }
 
-    /// If the queue is full, the program doesn't read its input. A terminal drops keys then, too.
-    fn send_to_terminal(&self, input: TerminalInput) {
-        if let Some(terminal) = &*lock(&self.terminal) {
-            let _ = terminal.try_send(input);
+    /// Shows the output of a terminal, then how its shell ended.
+    async fn show_terminal(self: Arc<Self>, shell: Process) {
+        let mut output = shell.stdout().text();
+        while let Some(piece) = output.next().await {
+            let text = match piece {
+                Ok(text) => text,
+                Err(error) => {
+                    // After any other error, the stream ends while the shell may still run.
+                    if error.kind() != ErrorKind::OutputLost {
+                        // This fails if the sandbox is lost, and then `wait` returns.
+                        let _ = shell.kill().await;
+                    }
+                    format!("\r\n{}\r\n", sentence("Output is missing", error))
+                }
+            };
+            self.outbox.push(Event::TerminalOutput { text }).await;
         }
-    }
-
-    async fn serve_terminal(
-        self: Arc<Self>,
-        terminal: Terminal,
-        mut inputs: mpsc::Receiver<TerminalInput>,
-    ) {
-        let process = terminal.process();
-        let mut screen = process.stdout().text();
-        let show = async {
-            while let Some(Ok(text)) = screen.next().await {
-                self.outbox.push(Event::TerminalOutput { text }).await;
-            }
-        };
-        let type_keys = async {
-            while let Some(input) = inputs.recv().await {
-                // An error means that the program has ended, so `show` ends, too.
-                let _ = match input {
-                    TerminalInput::Keys(text) => process.write_to_stdin(text).await,
-                    TerminalInput::Size(columns, rows) => process.resize(columns, rows).await,
-                };
-            }
-            // The visitor has left.
-        };
-        select! {
-            () = show => {}
-            () = type_keys => {}
-        }
+        let end = shell.wait().await;
         *lock(&self.terminal) = None;
-        let text = match process.wait().await {
+        let text = match end {
             Ok(end) => ending("The shell", &end),
             Err(error) => sentence("The end is unknown", error),
         };
@@ -553,7 +589,7 @@ impl Visitor {
                 self.outbox.push(Event::SandboxEnded { text }).await;
             }
         }
-        // Only the page's end ends a visitor, so that the page gets the event above.
+        // If this returned, `live` would remove the visitor before the page has received the event.
         std::future::pending().await
     }
 
@@ -570,9 +606,34 @@ impl Visitor {
     }
 }
 
-enum TerminalInput {
-    Keys(String),
-    Size(u16, u16),
+/// Commands that wait for the sandbox, in the order of their numbers.
+struct Queue {
+    /// One permit for each byte.
+    room: Arc<Semaphore>,
+    commands: mpsc::Sender<Queued>,
+}
+
+type Queued = (Command, OwnedSemaphorePermit);
+
+impl Queue {
+    fn new() -> (Self, mpsc::Receiver<Queued>) {
+        let room = Arc::new(Semaphore::new(QUEUE_BYTES));
+        // `room` is the limit: the channel holds as many commands as have room.
+        let (commands, receiver) = mpsc::channel(QUEUE_BYTES / OVERHEAD);
+        (Self { room, commands }, receiver)
+    }
+
+    /// Adds a command. Returns `false` if the queue is full.
+    fn push(&self, command: Command) -> bool {
+        let bytes = match &command {
+            Command::Run { language, code } => language.len() + code.len(),
+            Command::Type { text } => text.len(),
+            _ => 0,
+        };
+        let permits = (bytes + OVERHEAD).min(QUEUE_BYTES) as u32;
+        let room = self.room.clone().try_acquire_many_owned(permits);
+        room.is_ok_and(|room| self.commands.try_send((command, room)).is_ok())
+    }
 }
 
 /// The events that a page hasn't confirmed, in the order of their numbers.
@@ -606,15 +667,15 @@ impl Outbox {
         }
     }
 
-    /// Adds an event. Waits while the outbox is full, which pauses the program that has the output.
-    /// When the visitor has left, drops the event.
+    /// Adds an event. Waits while the outbox is full. The output isn't read then, so the program
+    /// pauses. Drops the event if the visitor has left.
     async fn push(&self, event: Event) {
         let bytes = match &event {
             Event::Output { text, .. } | Event::TerminalOutput { text } => text.len(),
             _ => 0,
         };
         // An empty event takes room, too. A large one waits until the outbox is empty.
-        let permits = (bytes + 128).min(OUTBOX_BYTES) as u32;
+        let permits = (bytes + OVERHEAD).min(OUTBOX_BYTES) as u32;
         let Ok(room) = self.room.clone().acquire_many_owned(permits).await else {
             return;
         };
@@ -673,7 +734,7 @@ enum Ending {
     Lost,
     /// Another tab has the sandbox.
     Replaced,
-    /// The page may not go on, for this reason.
+    /// The application refused the page, for this reason.
     Refused(String),
 }
 
@@ -682,9 +743,9 @@ async fn connect(
     body: web::Payload,
     runner: web::Data<Runner>,
 ) -> actix_web::Result<HttpResponse> {
-    // Browsers let every site open WebSockets to this one.
+    // Browsers don't apply the same-origin policy to WebSockets.
     if !is_same_origin(&request) {
-        return Err(ErrorForbidden("Another site must not use this one."));
+        return Err(ErrorForbidden("Requests from other sites are not allowed."));
     }
     let (response, session, messages) = actix_ws::handle(&request, body)?;
     let messages = messages.max_frame_size(MAX_MESSAGE);
@@ -725,7 +786,7 @@ async fn serve(runner: web::Data<Runner>, mut session: Session, mut incoming: In
         }
         Err(ending) => ending,
     };
-    // If the page doesn't read, this must not wait.
+    // A page that doesn't read must not block the close.
     let _ = timeout(HEARTBEAT, async {
         match &ending {
             Ending::Replaced => send(&mut session, &Notice::TakenOver).await?,
@@ -753,7 +814,7 @@ async fn begin(
             "The first message must be hello.".to_owned(),
         ));
     };
-    let resumed = visitor.and_then(|id| runner.resume(&id));
+    let resumed = visitor.and_then(|id| runner.resume(&id, seen));
     let (visitor, connection, seen) = match resumed {
         Some((visitor, connection)) => (visitor, connection, seen),
         None => {
@@ -781,10 +842,7 @@ async fn read(visitor: &Visitor, connection: u64, incoming: &mut Incoming) -> En
             Ok(FromPage::Command { number, command }) => {
                 visitor.accept(connection, number, command)
             }
-            Ok(FromPage::Seen { number }) => {
-                visitor.outbox.confirm(number);
-                Ok(())
-            }
+            Ok(FromPage::Seen { number }) => visitor.confirm(connection, number),
             Ok(FromPage::Hello { .. }) => Err(Ending::Refused(
                 "Only the first message may be hello.".to_owned(),
             )),
@@ -798,7 +856,6 @@ async fn read(visitor: &Visitor, connection: u64, incoming: &mut Incoming) -> En
 
 /// Writes the events after the number `seen`, and heartbeats.
 async fn write(visitor: &Visitor, mut session: Session, mut seen: u64) -> Ending {
-    visitor.outbox.confirm(seen);
     let beats = heartbeats(session.clone(), || *lock(&visitor.handled));
     let events = async {
         loop {
@@ -879,7 +936,7 @@ impl Incoming {
         }
     }
 
-    /// Waits for the end of the connection. A message would come too early.
+    /// Waits for the end of the connection. A message before `Welcome` violates the protocol.
     async fn silence(&mut self) -> Ending {
         match self.next().await {
             Ok(_) => Ending::Refused("The page must wait for its sandbox.".to_owned()),
@@ -890,7 +947,8 @@ impl Incoming {
 
 // --- Files
 
-/// The header in which the page sends its visitor's id. Other sites can't set it.
+/// The header in which the page sends its visitor's id. A page of another site can't set it without
+/// permission from this one (CORS).
 const VISITOR: &str = "x-visitor";
 
 fn authorize(runner: &Runner, request: &HttpRequest) -> actix_web::Result<Arc<Visitor>> {
@@ -920,8 +978,11 @@ async fn list(
     while let Some(entry) = entries.next().await {
         let entry = entry.map_err(|error| failed("The files can't be listed", error))?;
         let (name, size) = (entry.path.to_string(), entry.metadata.size);
-        if entry.metadata.is_file() && !name.starts_with('.') && files.len() < MAX_LISTED {
+        if entry.metadata.is_file() && !name.starts_with('.') {
             files.push(Listed { name, size });
+        }
+        if files.len() == MAX_LISTED {
+            break;
         }
     }
     Ok(web::Json(files))
@@ -977,13 +1038,9 @@ async fn download(
     if let Some(Err(error)) = content.as_mut().peek().await {
         return Err(ErrorNotFound(sentence("The file can't be read", error)));
     }
-    let name = path.rsplit('/').next().unwrap_or_default().to_owned();
-    let attachment = ContentDisposition {
-        disposition: DispositionType::Attachment,
-        parameters: vec![DispositionParam::Filename(name)],
-    };
     Ok(HttpResponse::Ok()
-        .insert_header(attachment)
+        // Without the name, which may contain control characters. The page names the file.
+        .insert_header((header::CONTENT_DISPOSITION, "attachment"))
         .insert_header(ContentType::octet_stream())
         .insert_header((header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .streaming(content))

@@ -25,6 +25,8 @@ const connection = {
   /** The commands that the application hasn't confirmed. */
   commands: [],
   lastCommand: 0,
+  /** The number of the last command that was sent, on any connection. */
+  lastSent: 0,
   heard: 0,
   delay: 250,
   limits: { max_message: 0, max_file: 0 },
@@ -51,20 +53,21 @@ const connection = {
     this.delay = Math.min(this.delay * 2, 2000);
   },
 
-  drop() {
+  /** Closes the current socket with this code. */
+  drop(code = RECONNECTING) {
     const socket = this.socket;
     if (socket === null) return;
     socket.onopen = socket.onmessage = socket.onclose = null;
-    socket.close(RECONNECTING);
+    socket.close(code);
     this.socket = null;
     this.isWelcome = false;
     updateButtons();
   },
 
-  /** Ends the connection for good, for this reason. */
+  /** Ends the connection for good, for this reason. The application then frees the place. */
   end(reason) {
     this.isOver = true;
-    this.drop();
+    this.drop(1000);
     showStatus("Not connected", "over");
     showNotice(reason, true);
   },
@@ -75,17 +78,26 @@ const connection = {
 
   send(message) {
     this.socket.send(JSON.stringify(message));
+    if (message.type === "command") this.lastSent = message.number;
   },
 
   /** Sends a command, now or when the connection is back. */
   command(command) {
     const numbered = { type: "command", number: this.lastCommand + 1, command };
+    const last = this.commands.at(-1);
+    // While the connection is lost, all keys go into one command.
+    const isMerged = command.type === "type" && last?.command.type === "type" && last.number > this.lastSent;
+    if (isMerged) {
+      numbered.number = last.number;
+      command.text = last.command.text + command.text;
+    }
     if (new Blob([JSON.stringify(numbered)]).size > this.limits.max_message) {
       note("failure", `This is too long. The limit is ${this.limits.max_message >> 10} KiB.`);
       return false;
     }
-    this.lastCommand += 1;
+    if (isMerged) this.commands.pop();
     this.commands.push(numbered);
+    this.lastCommand = numbered.number;
     if (this.isWelcome) this.send(numbered);
     return true;
   },
@@ -95,7 +107,10 @@ const connection = {
       case "welcome": return this.welcome(message);
       case "heartbeat": return this.forget(message.handled);
       case "refused": return this.end(message.text);
-      case "taken_over": return this.end("This sandbox is now open in another tab.");
+      case "taken_over":
+        // The button starts a new sandbox, and doesn't take this one back.
+        sessionStorage.removeItem("visitor");
+        return this.end("This sandbox is now open in another tab.");
     }
     if (message.number <= this.seen) return;
     this.seen = message.number;
@@ -127,7 +142,7 @@ const connection = {
       }
       this.visitor = welcome.visitor;
       sessionStorage.setItem("visitor", welcome.visitor);
-      this.seen = this.confirmed = this.lastCommand = 0;
+      this.seen = this.confirmed = this.lastCommand = this.lastSent = 0;
       this.commands = [];
       terminal.reset();
     }

@@ -18,8 +18,12 @@ class Terminal {
   static LINES = "◆▒␉␌␍␊°±␤␋┘┐┌└┼⎺⎻─⎼⎽├┤┴┬│≤≥π≠£·";
   /** Characters that take two cells. */
   static WIDE = /^[\u1100-\u115f\u2e80-\u303e\u3041-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60\uffe0-\uffe6\u{1f300}-\u{1faff}\u{20000}-\u{3fffd}]/u;
-  /** One control sequence. An incomplete one waits for the rest. */
-  static SEQUENCE = /\x1b(?:\[([<-?]?)([\d;:]*)([ -\/]*)([@-~])|\][^\x07\x1b]*(?:\x07|\x1b\\)|[PX^_][^\x1b]*\x1b\\|([()*+])(.)|[ #%].|([0-9<-Z\\`-~]))/y;
+  /** One control sequence. Another one also ends a string such as the title. */
+  static SEQUENCE = /\x1b(?:\[([<-?]?)([\d;:]*)([ -\/]*)([@-~])|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\|(?=\x1b[^\\]))|([()*+])(.)|[ #%].|([0-9<-OQ-WYZ\\`-~]))/y;
+  /** The beginning of a sequence, which waits for the rest. */
+  static INCOMPLETE = /\x1b(?:\[[<-?]?[\d;:]*[ -\/]*|[\]PX^_][^\x07\x1b]*\x1b?|[()*+ #%])?$/y;
+  /** The maximum of a parameter. It is larger than every screen. */
+  static MAX_PARAMETER = 9999;
 
   constructor(element, { onInput, onResize }) {
     this.element = element;
@@ -41,7 +45,7 @@ class Terminal {
   // --- The screen
 
   reset() {
-    this.pending = "";
+    this.pending = this.replies = "";
     this.history = [];
     this.pen = Terminal.PLAIN;
     this.isAlternate = this.isWrapDue = this.isInserting = this.hasLineDrawing = false;
@@ -139,7 +143,7 @@ class Terminal {
     this.pending = "";
     const plain = /[^\x00-\x1f\x7f]+/y;
     for (let at = 0; at < text.length;) {
-      plain.lastIndex = Terminal.SEQUENCE.lastIndex = at;
+      plain.lastIndex = Terminal.SEQUENCE.lastIndex = Terminal.INCOMPLETE.lastIndex = at;
       const run = plain.exec(text);
       if (run !== null) {
         for (const character of run[0]) this.put(character);
@@ -152,7 +156,7 @@ class Terminal {
         if (match !== null) {
           this.sequence(match);
           at = Terminal.SEQUENCE.lastIndex;
-        } else if (text.length - at < 4096) {
+        } else if (text.length - at < 4096 && Terminal.INCOMPLETE.test(text)) {
           this.pending = text.slice(at);
           break;
         } else {
@@ -160,12 +164,20 @@ class Terminal {
         }
       }
     }
+    if (this.replies !== "") this.onInput(this.replies);
+    this.replies = "";
     this.draw();
+  }
+
+  /** Answers a question after this piece of output. Ignores a flood of questions. */
+  reply(text) {
+    if (this.replies.length < 128) this.replies += text;
   }
 
   put(character) {
     if (/^\p{M}|^[\u200b-\u200f\ufe00-\ufe0f]/u.test(character)) {
-      if (this.x > 0) this.lines[this.y][this.x - 1].text += character;
+      const cell = this.lines[this.y][this.x - 1];
+      if (cell !== undefined && cell.text.length < 16) cell.text += character;
       return;
     }
     if (this.hasLineDrawing && character >= "`" && character <= "~") {
@@ -237,7 +249,7 @@ class Terminal {
     if (set === "(") this.hasLineDrawing = name === "0";
     if (escape !== undefined) return this.escape(escape);
     if (final === undefined || middle !== "") return;
-    const parameters = numbers.split(/[;:]/).map((number) => Number(number));
+    const parameters = numbers.split(/[;:]/).map((number) => Math.min(Number(number), Terminal.MAX_PARAMETER));
     if (prefix === "?" && (final === "h" || final === "l")) {
       for (const mode of parameters) this.mode(mode, final === "h");
     } else if (prefix === "") {
@@ -300,7 +312,7 @@ class Terminal {
       case "G": case "`": return this.moveTo(count - 1, this.y);
       case "d": return this.moveTo(this.x, count - 1 + (this.isOrigin ? this.top : 0));
       case "H": case "f": return this.moveTo(Math.max(1, second || 1) - 1, count - 1 + (this.isOrigin ? this.top : 0));
-      case "I": for (let times = count; times > 0; times -= 1) this.control("\t"); return;
+      case "I": return this.moveTo((Math.floor(this.x / 8) + count) * 8, this.y);
       case "Z": return this.moveTo((Math.ceil(this.x / 8) - count) * 8, this.y);
       case "J":
         if (first === 0 || first === 2 || first === 3) {
@@ -329,11 +341,11 @@ class Terminal {
         return;
       case "S": return this.scroll(this.top, count);
       case "T": return this.scroll(this.top, -count);
-      case "b": for (let times = Math.min(count, 4096); times > 0 && this.last; times -= 1) this.put(this.last); return;
-      case "c": return this.onInput("\x1b[?6c");
+      case "b": for (let times = Math.min(count, this.columns); times > 0 && this.last; times -= 1) this.put(this.last); return;
+      case "c": return this.reply("\x1b[?6c");
       case "n":
-        if (first === 5) this.onInput("\x1b[0n");
-        if (first === 6) this.onInput(`\x1b[${this.y + 1};${this.x + 1}R`);
+        if (first === 5) this.reply("\x1b[0n");
+        if (first === 6) this.reply(`\x1b[${this.y + 1};${this.x + 1}R`);
         return;
       case "h": case "l": if (first === 4) this.isInserting = final === "h"; return;
       case "r": {

@@ -3,8 +3,10 @@
 use std::{
     io::{BufRead, BufReader},
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::mpsc::sync_channel,
+    thread,
     time::Duration,
 };
 
@@ -27,10 +29,10 @@ impl Application {
         Some(Self::spawn(command, Some(server)))
     }
 
-    /// Starts the example with its own server.
-    pub(crate) fn alone() -> Option<Self> {
+    /// Starts the example with its own server, whose directory is in this one.
+    pub(crate) fn alone(directory: &Path) -> Option<Self> {
         let mut command = command()?;
-        command.env_remove("SANDBOX_URL");
+        command.env_remove("SANDBOX_URL").env("TMPDIR", directory);
         Some(Self::spawn(command, None))
     }
 
@@ -56,6 +58,12 @@ impl Application {
         self.server.as_ref().expect("a server of this test")
     }
 
+    /// Stops the server of this test, which ends all sandboxes.
+    pub(crate) async fn stop_server(&mut self) {
+        let server = self.server.take().expect("a server of this test");
+        within("the stop", server.stop()).await;
+    }
+
     /// The number of sandboxes that run on the server.
     pub(crate) async fn sandboxes(&self) -> usize {
         let list = Sandbox::list(self.server().url());
@@ -76,20 +84,30 @@ impl Application {
 
 impl Drop for Application {
     fn drop(&mut self) {
-        // The end of its server kills the sandboxes.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let pid = self.child.id().to_string();
+        let signal = |name| Command::new("kill").args(["-s", name, &pid]).status();
+        let (ended, end) = sync_channel(1);
+        let child = &mut self.child;
+        thread::scope(|scope| {
+            let _ = signal("TERM");
+            scope.spawn(move || ended.send(child.wait()));
+            // On SIGTERM, the example stops its own server, which removes its directory.
+            if end.recv_timeout(Duration::from_secs(20)).is_err() {
+                let _ = signal("KILL");
+            }
+        });
     }
 }
 
-/// The example, which `cargo test` builds, too.
+/// The example. `cargo test` builds it, but `cargo test --test web_runner` doesn't.
 fn command() -> Option<Command> {
     let this = std::env::current_exe().unwrap();
     let target = this.parent().and_then(|deps| deps.parent()).unwrap();
     let example: PathBuf = target.join("examples/web_runner");
     if !example.exists() {
-        println!("not tried: this needs {}", example.display());
-        assert!(std::env::var_os("CI_BACKENDS").is_none());
+        let missing = "not tried: run `cargo build --example web_runner` first";
+        assert!(std::env::var_os("CI_BACKENDS").is_none(), "{missing}");
+        println!("{missing}");
         return None;
     }
     let mut command = Command::new(example);

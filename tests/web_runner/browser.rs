@@ -61,6 +61,8 @@ impl Browser {
             ])
             .arg(format!("--user-data-dir={}", directory.path().display()))
             .arg("about:blank")
+            // Chromium leaves files there when it is killed.
+            .env("TMPDIR", directory.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -212,10 +214,10 @@ impl Tab {
         let file = self.browser.directory.path().join(name);
         within("the download", async {
             loop {
-                // Chromium renames the file when it is complete.
+                // Chromium creates an empty file, and replaces it when the download is complete.
                 match std::fs::read_to_string(&file) {
-                    Ok(content) => return content,
-                    Err(_) => tokio::task::yield_now().await,
+                    Ok(content) if !content.is_empty() => return content,
+                    _ => tokio::task::yield_now().await,
                 }
             }
         })

@@ -10,6 +10,7 @@ use crate::{
     application::Application,
     browser::{Browser, Tab},
     support::backend,
+    visitor::{Visitor, http},
 };
 
 /// Opens the page of an application. Returns `None` if the application or Chromium is missing.
@@ -139,6 +140,57 @@ for number in range(400):
             .await,
         true
     );
+
+    // The keys that a user types meanwhile.
+    tab.open_terminal().await;
+    tab.enter("echo rea''dy; read -r line; echo ${#line} keys")
+        .await;
+    tab.wait_for_screen("\nready").await;
+    proxy.refuse().await;
+    proxy.cut();
+    tab.wait_for(&format!("{status}.startsWith('Connection lost')"))
+        .await;
+    tab.evaluate("for (let key = 0; key < 120; key += 1) terminal.press({ key: 'k' })")
+        .await;
+    tab.press("Enter").await;
+    let commands = "connection.commands.filter(({ number }) => number > connection.lastSent)";
+    assert_eq!(tab.evaluate(&format!("{commands}.length")).await, 1);
+    proxy.accept().await.unwrap();
+    proxy.pass();
+    tab.wait_for_screen("\n120 keys").await;
+}
+
+#[actix::test]
+async fn a_page_whose_sandbox_is_gone_starts_a_new_one() {
+    let Some((mut application, mut tab)) = open().await else {
+        return;
+    };
+    let address = application.address();
+    let id = tab.evaluate("connection.visitor").await;
+    let other = Visitor::hello(address, id.clone(), 0).await.unwrap().stay();
+    let notice = "document.getElementById('notice').textContent";
+    tab.wait_for(&format!("{notice}.includes('open in another tab')"))
+        .await;
+    tab.click("#notice button").await;
+    tab.wait_for("document.getElementById('status')?.textContent === 'Connected'")
+        .await;
+    let new = tab.evaluate("connection.visitor").await;
+    assert_ne!(new, id);
+    other.close().await;
+
+    application.stop_server().await;
+    tab.wait_for(&format!("{notice}.includes('The sandbox has ended')"))
+        .await;
+    // The page doesn't come back, so the application forgets the visitor at once.
+    let header = format!("x-visitor: {}\r\n", new.as_str().unwrap());
+    let forgotten = tokio::time::timeout(Duration::from_secs(20), async {
+        while !http(address, "GET /files", &header, b"")
+            .await
+            .0
+            .contains("403")
+        {}
+    });
+    forgotten.await.unwrap();
 }
 
 #[actix::test]
@@ -251,6 +303,16 @@ async fn the_terminal_emulator_follows_the_control_sequences() {
             "red|||| 3,0",
         ),
         ("a\x1b7\x1b[5;5Hb\x1b8c", "ac||||    b 2,0"),
+        // Sequences that are malformed or end early.
+        ("a\x1b\nb\x1b\x1b[Bc", "a| b|  c|| 3,2"),
+        ("\x1b]0;title\x1b[31mred\x1bPdata\x1b\\!", "red!|||| 4,0"),
+        ("\x1b[1\nb", "[1|  b||| 3,1"),
+        // Large parameters.
+        ("\x1b[999999999999Ia", "                   a|||| 19,0"),
+        (
+            &format!("\x1b[{}Ia", "9".repeat(400)),
+            "                   a|||| 19,0",
+        ),
     ] {
         // The sequences may arrive in pieces.
         let text = json!(text);
@@ -259,6 +321,16 @@ async fn the_terminal_emulator_follows_the_control_sequences() {
             assert_eq!(shown, screen, "{text}");
         }
     }
+    // A flood of questions gets few answers, and a cell doesn't grow without bound.
+    let flooded = "(() => {
+        const replies = [];
+        const onInput = (text) => replies.push(text);
+        const terminal = new Terminal(document.createElement('div'), { onInput, onResize() {} });
+        terminal.write('\\x1b[6n'.repeat(10_000));
+        terminal.write('e' + '\\u0301'.repeat(10_000));
+        return `${replies.length} ${replies[0].slice(0, 6)} ${replies[0].length} ${terminal.lines[0][0].text.length}`;
+    })()";
+    assert_eq!(tab.evaluate(flooded).await, "1 \x1b[1;1R 132 16");
     // A smaller window moves rows to the history, and hides columns. A larger one brings both back.
     let resized = "(() => {
         const terminal = new Terminal(document.createElement('div'), { onInput() {}, onResize() {} });

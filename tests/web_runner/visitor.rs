@@ -7,6 +7,9 @@ use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    select,
+    sync::oneshot,
+    task::JoinHandle,
 };
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, connect_async,
@@ -131,9 +134,57 @@ impl Visitor {
         }
     }
 
+    /// Opens the terminal, and starts a command that reads no input before it has printed `ready`.
+    pub(crate) async fn open_terminal(&mut self, command: &str) {
+        self.command(json!({"type": "open_terminal", "columns": 80, "rows": 24}))
+            .await;
+        self.type_text(&format!("stty -echo; echo rea''dy; {command}\r"))
+            .await;
+        let mut screen = String::new();
+        while !screen.contains("ready\r\n") {
+            screen += self.event().await["text"].as_str().unwrap_or_default();
+        }
+    }
+
+    pub(crate) async fn type_text(&mut self, text: &str) {
+        self.command(json!({"type": "type", "text": text})).await;
+    }
+
     /// Closes the page.
     pub(crate) async fn close(mut self) {
         self.socket.close(None).await.unwrap();
+    }
+
+    /// Keeps the page open: a task reads its messages, and answers pings.
+    pub(crate) fn stay(mut self) -> Staying {
+        let (close, closed) = oneshot::channel();
+        let task = tokio::spawn(async move {
+            let read = async {
+                loop {
+                    self.receive().await;
+                }
+            };
+            select! {
+                () = read => {}
+                _ = closed => {}
+            }
+            self.close().await;
+        });
+        Staying { close, task }
+    }
+}
+
+/// A visitor whose page stays open.
+pub(crate) struct Staying {
+    close: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Staying {
+    /// Closes the page. Fails if the connection was lost before.
+    pub(crate) async fn close(self) {
+        self.close.send(()).expect("an open page");
+        self.task.await.unwrap();
     }
 }
 

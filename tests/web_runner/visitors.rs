@@ -1,17 +1,22 @@
 //! What the application does for its visitors, and what it refuses.
 
+use std::time::Duration;
+
 use actix_sandbox::test_util::Proxy;
 use futures::future::join_all;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::{
     application::Application,
     support::within,
-    visitor::{Visitor, dial, http},
+    visitor::{Staying, Visitor, dial, http},
 };
 
 /// The application has this many places: `MAX_VISITORS`.
 const PLACES: usize = 100;
+/// How long the application keeps the sandbox of a page that didn't send a close frame.
+const KEEP_LOST: Duration = Duration::from_secs(30);
 
 #[actix::test]
 async fn fifty_visitors_run_code_at_once_and_the_101st_is_refused() {
@@ -29,18 +34,21 @@ async fn fifty_visitors_run_code_at_once_and_the_101st_is_refused() {
             format!("1 of {number}\n2 of {number}\n3 of {number}\nf\n")
         );
         assert_eq!(end, "The program exited with code 0.");
-        visitor
+        visitor.stay()
     };
     let visitors = join_all((0..50).map(visit)).await;
     assert_eq!(application.sandboxes().await, 50);
 
-    let others = join_all((50..PLACES).map(|_| Visitor::new(address))).await;
+    let stay = |_| async { Visitor::new(address).await.stay() };
+    let others = join_all((50..PLACES).map(stay)).await;
     let refusal = Visitor::hello(address, Value::Null, 0).await.err();
     let refusal = refusal.expect("a refusal");
     assert!(refusal.contains("100 sandboxes are in use"), "{refusal}");
 
-    join_all(visitors.into_iter().chain(others).map(Visitor::close)).await;
+    let closed = Instant::now();
+    join_all(visitors.into_iter().chain(others).map(Staying::close)).await;
     application.wait_for_sandboxes(0).await;
+    assert!(closed.elapsed() < KEEP_LOST, "{:?}", closed.elapsed());
     // The places are free again.
     Visitor::new(address).await;
 }
@@ -134,6 +142,60 @@ async fn output_that_the_page_does_not_confirm_pauses_the_program() {
 }
 
 #[actix::test]
+async fn a_burst_of_keys_reaches_the_terminal() {
+    let Some(application) = Application::start().await else {
+        return;
+    };
+    let mut visitor = Visitor::new(application.address()).await;
+    visitor.open_terminal("cat > keys; exit").await;
+    let lines: Vec<_> = (0..1000).map(|number| format!("{number}\n")).collect();
+    for line in &lines {
+        visitor.type_text(line).await;
+    }
+    visitor.type_text("\x04").await;
+    while visitor.event().await["type"] != "terminal_ended" {}
+    let header = format!("x-visitor: {}\r\n", visitor.id);
+    let (_, keys) = http(application.address(), "GET /files/keys", &header, b"").await;
+    assert!(keys.contains(&lines.concat()), "{keys}");
+}
+
+#[actix::test]
+async fn a_terminal_that_is_not_reading_does_not_delay_stop() {
+    let Some(application) = Application::start().await else {
+        return;
+    };
+    let mut visitor = Visitor::new(application.address()).await;
+    visitor.open_terminal("sleep 1000").await;
+    // More than all buffers on the way to the terminal hold.
+    let pasted = "x\n".repeat(60_000);
+    for _ in 0..24 {
+        visitor.type_text(&pasted).await;
+    }
+    visitor.run("bash", "echo started; sleep 1000").await;
+    while visitor.event().await["text"] != "started\n" {}
+    visitor.command(json!({"type": "stop"})).await;
+    assert_eq!(visitor.output().await.1, "The program was stopped.");
+}
+
+#[actix::test]
+async fn many_files_and_odd_names() {
+    let Some(application) = Application::start().await else {
+        return;
+    };
+    let address = application.address();
+    let mut visitor = Visitor::new(address).await;
+    let code = "echo content > $'odd\\n\\x01\"name'; touch $(seq 300)";
+    visitor.run("bash", code).await;
+    assert_eq!(visitor.output().await.1, "The program exited with code 0.");
+    let header = format!("x-visitor: {}\r\n", visitor.id);
+    let (status, body) = http(address, "GET /files/odd%0A%01%22name", &header, b"").await;
+    assert!(status.contains("200"), "{status} {body}");
+    assert!(body.contains("content\n"), "{body}");
+    let (_, files) = http(address, "GET /files", &header, b"").await;
+    assert_eq!(files.matches("name").count(), 200, "{files}");
+}
+
+#[actix::test]
 async fn commands_that_arrive_twice_run_once_and_bad_ones_are_refused() {
     let Some(application) = Application::start().await else {
         return;
@@ -210,7 +272,8 @@ async fn on_its_own_the_application_confines_what_visitors_run() {
         return;
     };
     within("the stop", probe.stop()).await;
-    let Some(application) = Application::alone() else {
+    let directory = tempfile::tempdir().unwrap();
+    let Some(application) = Application::alone(directory.path()) else {
         return;
     };
     let mut visitor = Visitor::new(application.address()).await;
@@ -219,4 +282,8 @@ async fn on_its_own_the_application_confines_what_visitors_run() {
     visitor.run("bash", &code).await;
     assert_eq!(visitor.output().await.0, "hidden\n");
     visitor.close().await;
+    let is_empty = || directory.path().read_dir().unwrap().next().is_none();
+    assert!(!is_empty());
+    drop(application);
+    assert!(is_empty());
 }
