@@ -93,7 +93,7 @@ pub(super) struct Confines {
 impl Default for Confines {
     fn default() -> Self {
         let readable = [
-            "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt",
+            "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc",
         ];
         Self {
             readable: readable.map(PathBuf::from).to_vec(),
@@ -182,8 +182,8 @@ macro_rules! confining {
             /// Lets sandboxes read another directory of this machine, with everything that is
             /// mounted below it. The path must be absolute, and not in `/tmp`, `/home/sandbox`,
             /// `/run`, `/proc`, `/dev` or `/sys`. Sandboxes can always read `/usr`, `/bin`,
-            /// `/sbin`, `/lib`, `/lib32`, `/lib64`, `/libx32`, `/etc` and `/opt`, if the machine
-            /// has them. They see no other files of the machine, and can write to none of these.
+            /// `/sbin`, `/lib`, `/lib32`, `/lib64`, `/libx32` and `/etc`, if the machine has
+            /// them. They see no other files of the machine, and can write to none of these.
             ///
             /// Code can read the files that every user may read. If the server doesn't run as root,
             /// code can also read the files that the user of the server may read. Code sees the

@@ -73,11 +73,12 @@
 //!   vulnerability in it lets code escape.
 //!
 //! With `namespace` and `gvisor`, the working directory is `/home/sandbox` and temporary files are
-//! in `/tmp`. Of this machine's files, a sandbox sees only programs and libraries, read-only;
-//! [`NamespaceOptions::readable`] adds directories. Snapshots and checkpoints hold every file that
-//! the sandbox wrote, except those in `/run` and `/dev/shm`. `namespace` and `gvisor` can restore
-//! each other's archives; `host` can restore neither. Only `gvisor` can restore an archive with
-//! memory.
+//! in `/tmp`. Of this machine's files, a sandbox sees only `/usr`, `/bin`, `/sbin`, `/lib*` and
+//! `/etc`, read-only; [`NamespaceOptions::readable`] adds directories. If the server doesn't run as
+//! root, code reads them with the permissions of the server's user, so keep secrets of this user
+//! elsewhere. Snapshots and checkpoints hold every file that the sandbox wrote, except those in
+//! `/run` and `/dev/shm`. `namespace` and `gvisor` can restore each other's archives; `host` can
+//! restore neither. Only `gvisor` can restore an archive with memory.
 //!
 //! Differences with `namespace`:
 //!
