@@ -1,5 +1,6 @@
 //! Mounts the sandbox service into an actix-web application, next to the application's own routes.
-//! Clients need an access token. One of them creates a sandbox.
+//! Clients need an access token. The program then acts as a client: it creates a sandbox with the
+//! token, and shows that a create without the token fails. It needs a backend that confines code.
 //!
 //! ```text
 //! cargo run --example mount_service
@@ -9,7 +10,10 @@ mod shared;
 
 use std::{error::Error, io::Write, io::stdout, process::ExitCode};
 
-use actix_sandbox::{Language, Sandbox, server::SandboxService};
+use actix_sandbox::{
+    Language, Sandbox,
+    server::{Backend, SandboxService},
+};
 use actix_web::{App, HttpServer, rt, web};
 use futures::StreamExt;
 
@@ -21,12 +25,13 @@ async fn main() -> ExitCode {
 }
 
 async fn run() -> Result<(), Box<dyn Error>> {
-    // Without a token, everybody who reaches the application could run code.
+    // Without a token, every caller that reaches the application could run code.
     let mut random = [0; 16];
     getrandom::fill(&mut random)?;
     let token = format!("{:032x}", u128::from_ne_bytes(random));
     let builder = SandboxService::builder().access_token(token.clone());
-    let service = builder.max_sandboxes(10).service().await?;
+    let builder = builder.backend(Backend::Confined).max_sandboxes(10);
+    let service = builder.service().await?;
 
     let mounted = service.clone();
     let server = HttpServer::new(move || {

@@ -41,6 +41,9 @@
 //!
 //! # Where to look
 //!
+//! The [`guide`] explains each topic with tested programs, from first steps to a service in
+//! production.
+//!
 //! | | |
 //! | --- | --- |
 //! | [`Sandbox`], [`SandboxBuilder`] | create or attach, run code, store, kill |
@@ -154,6 +157,13 @@ pub mod protocol;
 
 #[doc = include_str!("protocol/V2.md")]
 pub mod protocol_v2 {}
+
+// Its programs, which doctests compile, need these features.
+#[cfg(any(
+    not(doctest),
+    all(unix, feature = "client", feature = "server", feature = "test-util")
+))]
+pub mod guide;
 
 #[cfg(feature = "client")]
 #[doc(inline)]

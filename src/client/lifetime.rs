@@ -84,6 +84,7 @@ impl Sandbox {
     /// - [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported): the server can't extend it.
     ///   Nothing was sent.
     /// - The errors of [`exec`](Self::exec).
+    #[doc(alias = "set_timeout")]
     pub async fn extend(&self, duration: Duration) -> Result<SystemTime, Error> {
         let seconds = seconds("extend", duration)?;
         let extended: Extended = self.perform(Builtin::Extend { seconds }).await?;

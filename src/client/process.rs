@@ -178,6 +178,7 @@ impl Process {
     ///
     /// Not cancel safe: if the future is dropped while it waits for the budget, the bytes may or
     /// may not be sent. A [`stdin`](Self::stdin) handle doesn't have this problem.
+    #[doc(alias = "send_stdin")]
     pub async fn write_to_stdin(&self, data: impl Into<Bytes>) -> Result<(), Error> {
         ask(&self.0.actor, WriteStdin(data.into()), "write to stdin").await?
     }

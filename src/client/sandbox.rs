@@ -247,6 +247,7 @@ impl Sandbox {
     /// If the client attached to the sandbox, it doesn't know whether
     /// [`checkpoint`](SandboxBuilder::checkpoint) was set, so it asks the server. If the option was
     /// not set, the server refuses with an error that **ends the session**.
+    #[doc(alias = "pause")]
     pub async fn checkpoint(&self) -> Result<(), Error> {
         ask(self.addr(), Checkpoint, "checkpoint the sandbox").await?
     }

@@ -96,6 +96,14 @@ impl TerminalBuilder {
         self.change(|command| command.env(name, value))
     }
 
+    /// Sets several environment variables.
+    pub fn envs<N: Into<String>, V: Into<String>>(
+        self,
+        vars: impl IntoIterator<Item = (N, V)>,
+    ) -> Self {
+        self.change(|command| command.envs(vars))
+    }
+
     /// The working directory: see [`Command::cwd`].
     pub fn cwd(self, directory: impl Into<String>) -> Self {
         self.change(|command| command.cwd(directory))

@@ -21,7 +21,7 @@ use syn::{
 };
 
 /// Each layer with the layers that it may import.
-const LAYERS: [(&str, &[&str]); 12] = [
+const LAYERS: [(&str, &[&str]); 13] = [
     ("protocol", &[]),
     ("archive", &["protocol"]),
     ("machine", &["protocol"]),
@@ -57,6 +57,7 @@ const LAYERS: [(&str, &[&str]); 12] = [
         "server",
         &["protocol", "archive", "machine", "yield_now", "inside"],
     ),
+    ("guide", &[]),
 ];
 
 /// A path as its segments, from the root of the crate.

@@ -288,6 +288,8 @@ impl Files {
     }
 
     /// Returns the metadata of a file or directory. Follows symbolic links.
+    #[doc(alias = "get_info")]
+    #[doc(alias = "stat")]
     pub async fn metadata(&self, path: impl Into<FilePath>) -> Result<FileMetadata, Error> {
         let path = path.into();
         self.sandbox
@@ -317,6 +319,8 @@ impl Files {
     }
 
     /// Creates a directory and its missing parents. Succeeds if the directory already exists.
+    #[doc(alias = "make_dir")]
+    #[doc(alias = "mkdir")]
     pub async fn create_dir(&self, path: impl Into<FilePath>) -> Result<(), Error> {
         self.sandbox
             .apply(Builtin::CreateDir { path: path.into() })
@@ -395,6 +399,7 @@ impl Files {
 
     /// Watches a file, or a directory with its direct entries. With `recursive`, also watches all
     /// directories below. Resolves when the watch is ready: it reports every later change.
+    #[doc(alias = "watch_dir")]
     pub async fn watch(
         &self,
         path: impl Into<FilePath>,

@@ -79,6 +79,7 @@ impl Sandbox {
     /// - The errors of [`exec`](Self::exec), for example if the sandbox is over.
     ///
     /// It is no error if nothing listens in the sandbox yet.
+    #[doc(alias = "get_host")]
     pub async fn forward(
         &self,
         local: impl Display,
