@@ -111,8 +111,9 @@ pub(super) fn make_directory(path: &Path, mode: u32) -> io::Result<()> {
 /// Creates a mount point at this path of a tree, with its parents. No code may run in the tree now.
 ///
 /// Code or an archive may have filled the tree. So links and files on the path are replaced by
-/// directories, and links are never followed.
-pub(super) fn make_mount_point(tree: &Path, inside: &Path, owner: u32) -> io::Result<()> {
+/// directories, and links are never followed. `user` gets the directories. `None` means the user of
+/// this process.
+pub(super) fn make_mount_point(tree: &Path, inside: &Path, user: Option<u32>) -> io::Result<()> {
     let mut at = tree.to_owned();
     for part in inside.iter().filter(|part| *part != "/") {
         at.push(part);
@@ -123,7 +124,9 @@ pub(super) fn make_mount_point(tree: &Path, inside: &Path, owner: u32) -> io::Re
             Err(error) => return Err(error),
         }
         make_directory(&at, 0o755)?;
-        lchown(&at, Some(owner), Some(owner))?;
+        if let Some(user) = user {
+            lchown(&at, Some(user), Some(user))?;
+        }
     }
     Ok(())
 }
@@ -205,9 +208,8 @@ mod tests {
         let tree = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink(outside.path(), tree.path().join("run")).unwrap();
         fs::write(tree.path().join("proc"), "").unwrap();
-        let me = nix::unistd::geteuid().as_raw();
         for inside in ["/run/source", "/proc", "/run/code"] {
-            make_mount_point(tree.path(), Path::new(inside), me).unwrap();
+            make_mount_point(tree.path(), Path::new(inside), None).unwrap();
             let made = tree.path().join(inside.trim_start_matches('/'));
             assert!(fs::symlink_metadata(made).unwrap().is_dir());
         }

@@ -242,7 +242,7 @@ fn write_trusted(directory: &Path, shared: &Shared, limits: &SandboxLimits) -> i
 fn make_mount_points(root: &Path, confines: &Confines) -> io::Result<()> {
     let own = MOUNT_POINTS.iter().map(Path::new);
     let mut points = own.chain(bundle::readable(confines));
-    points.try_for_each(|point| make_mount_point(root, point, USER))
+    points.try_for_each(|point| make_mount_point(root, point, Some(USER)))
 }
 
 fn make_for_user(path: &Path, mode: u32) -> io::Result<()> {

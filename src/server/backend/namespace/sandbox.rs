@@ -538,14 +538,14 @@ impl NamespaceSandbox {
         let prepare = || async { blocking(move || prepare_trusted(&directory, network)).await };
         self.trusted.get_or_try_init(prepare).await?;
         let root = self.directory.join(ROOT);
-        let owner = self.user.unwrap_or_else(|| geteuid().as_raw());
+        let user = self.user;
         let readable = self.shared.confines.readable.clone();
         blocking(move || {
             let readable = readable.iter().map(PathBuf::as_path);
             let readable = readable.filter(|path| path.is_dir());
             readable
                 .chain(DIRECTORIES.map(Path::new))
-                .try_for_each(|inside| make_mount_point(&root, inside, owner))
+                .try_for_each(|inside| make_mount_point(&root, inside, user))
         })
         .await
     }
