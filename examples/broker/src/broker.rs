@@ -193,11 +193,12 @@ impl Delivery {
         self.0.double_ack().await
     }
 
-    /// Negatively acknowledges the job. The broker delivers it again after 1 s.
+    /// Negatively acknowledges the job. The broker delivers it again after 1 s, and after longer
+    /// delays at later attempts, at most a minute.
     pub async fn give_back(&self) -> Result<()> {
-        self.0
-            .ack_with(AckKind::Nak(Some(Duration::from_secs(1))))
-            .await
+        let attempt = u64::try_from(self.attempt()?).unwrap_or(1);
+        let delay = Duration::from_secs(attempt.saturating_pow(2).clamp(1, 60));
+        self.0.ack_with(AckKind::Nak(Some(delay))).await
     }
 
     /// Sends in-progress acknowledgements. Returns only if one fails.

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! `NATS_URL` is the address of the broker. `SANDBOX_URL` is the sandbox service, which must
-//! outlive the worker.
+//! outlive the worker. `JOB_ATTEMPTS` is how many attempts a job gets, by default 20.
 
 mod broker;
 mod job;
@@ -49,7 +49,11 @@ async fn run() -> Result<()> {
         }
         ["worker"] => {
             let service = env::var("SANDBOX_URL").map_err(|_| "SANDBOX_URL is not set")?;
-            worker::work(&broker, service).await
+            let attempts = env::var("JOB_ATTEMPTS").unwrap_or_else(|_| "20".to_owned());
+            let attempts = attempts
+                .parse()
+                .map_err(|_| "JOB_ATTEMPTS is not a number")?;
+            worker::work(&broker, service, attempts).await
         }
         ["results"] => results::print(&Broker::connect(&broker).await?).await,
         _ => Err(USAGE.into()),

@@ -67,6 +67,18 @@ impl Sandboxes {
         Ok(JobSandbox { sandbox, message })
     }
 
+    /// Kills the stored sandbox of a job, if there is one.
+    pub async fn discard(&self, broker: &Broker, job: &Job) -> Result<()> {
+        if let Some((Identity { id, token }, message)) = broker.stored_sandbox(&job.id).await? {
+            // This fails if the sandbox is lost.
+            if let Ok(sandbox) = Sandbox::attach(&self.service, id, token).await {
+                sandbox.kill().await?;
+            }
+            broker.forget_sandbox(message).await?;
+        }
+        Ok(())
+    }
+
     /// Runs the script of a job, or waits for the end of the script that an earlier worker started.
     pub async fn run(&self, broker: &Broker, job: &Job, opened: &JobSandbox) -> Result<JobResult> {
         let sandbox = &opened.sandbox;

@@ -14,14 +14,13 @@ use crate::{
 /// How many jobs a worker runs at a time.
 const CONCURRENCY: usize = 8;
 
-/// How many times a job is delivered, before its result says that it failed.
-const MAX_ATTEMPTS: i64 = 20;
-
 /// The delay before a worker retries after the broker failed.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Runs jobs until the program is stopped. It may be killed at any moment.
-pub async fn work(broker: &str, service: String) -> Result<()> {
+///
+/// After `attempts` deliveries, the result of a job says that it failed.
+pub async fn work(broker: &str, service: String, attempts: i64) -> Result<()> {
     // The broker may be restarting.
     let broker = loop {
         match Broker::connect(broker).await {
@@ -32,17 +31,17 @@ pub async fn work(broker: &str, service: String) -> Result<()> {
     };
     eprintln!("waiting for jobs");
     let sandboxes = Sandboxes::new(service);
-    join_all((0..CONCURRENCY).map(|_| take_jobs(&broker, &sandboxes))).await;
+    join_all((0..CONCURRENCY).map(|_| take_jobs(&broker, &sandboxes, attempts))).await;
     Ok(())
 }
 
-async fn take_jobs(broker: &Broker, sandboxes: &Sandboxes) -> Infallible {
+async fn take_jobs(broker: &Broker, sandboxes: &Sandboxes, attempts: i64) -> Infallible {
     loop {
         match broker.next_job().await {
             Ok(None) => {}
             Ok(Some((job, delivery))) => {
                 let handled = tokio::select! {
-                    handled = handle(broker, sandboxes, &job, &delivery) => handled,
+                    handled = handle(broker, sandboxes, &job, &delivery, attempts) => handled,
                     failed = delivery.keep() => failed,
                 };
                 if let Err(error) = handled {
@@ -66,14 +65,16 @@ async fn handle(
     sandboxes: &Sandboxes,
     job: &Job,
     delivery: &Delivery,
+    attempts: i64,
 ) -> Result<()> {
-    if delivery.attempt()? > MAX_ATTEMPTS {
+    if delivery.attempt()? > attempts {
         let result = JobResult {
             id: job.id.clone(),
-            end: format!("gave up after {MAX_ATTEMPTS} attempts"),
+            end: format!("gave up after {attempts} attempts"),
             output: String::new(),
         };
         broker.publish(&result).await?;
+        sandboxes.discard(broker, job).await?;
         return delivery.acknowledge().await;
     }
     let opened = sandboxes.open(broker, job).await?;

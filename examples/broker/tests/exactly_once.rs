@@ -108,7 +108,7 @@ async fn jobs_without_output_or_a_sandbox_get_a_result_too() {
     );
     let cases = [
         ("tidy", works.url(), "exited with code 0"),
-        ("unlucky", full.url(), "gave up after 20 attempts"),
+        ("unlucky", full.url(), "gave up after 4 attempts"),
     ];
     let mut expected = String::new();
     for (number, (name, service, end)) in (1..).zip(cases) {

@@ -18,6 +18,9 @@ use tokio::process::{Child, Command};
 /// The program with the subcommands `submit`, `worker` and `results`.
 const JOBS: &str = env!("CARGO_BIN_EXE_jobs");
 
+/// How many attempts a job gets.
+pub const ATTEMPTS: &str = "4";
+
 /// Whether `nats-server` is installed. If CI says that it must be, its absence is a failure.
 pub fn has_nats_server() -> bool {
     let mut version = std::process::Command::new("nats-server");
@@ -196,6 +199,7 @@ impl Worker {
             .arg("worker")
             .env("NATS_URL", broker.url())
             .env("SANDBOX_URL", service)
+            .env("JOB_ATTEMPTS", ATTEMPTS)
             .stderr(file.expect("a log"))
             .kill_on_drop(true)
             .spawn();
