@@ -193,7 +193,10 @@ impl Process {
         offset: Option<u64>,
         mut data: Bytes,
     ) -> (u64, Bytes) {
-        if self.output_ended {
+        // Before the announcement, output belongs to an earlier start with the same id, and the
+        // server repeats it.
+        let is_early = self.wire.exec().is_some() && !self.link_up;
+        if self.output_ended || is_early {
             return (0, Bytes::new());
         }
         let mut gap = 0;
