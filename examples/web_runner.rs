@@ -429,15 +429,15 @@ impl Visitor {
         if number != *handled + 1 {
             return Err(Ending::Refused("A command is missing.".to_owned()));
         }
-        let (queue, is_typed) = match command {
+        let (queue, may_drop) = match command {
             Command::Run { .. } | Command::Stop => (&self.program_queue, false),
-            Command::Type { .. } => (&self.terminal_queue, true),
-            Command::OpenTerminal { .. } | Command::Resize { .. } => (&self.terminal_queue, false),
+            Command::OpenTerminal { .. } => (&self.terminal_queue, false),
+            Command::Type { .. } | Command::Resize { .. } => (&self.terminal_queue, true),
         };
         // The terminal's queue is full only if its program isn't reading. Drops the keys then, as a
         // Unix terminal does. For another command, closes the connection: the page connects again,
         // and sends the command again.
-        if !queue.push(command) && !is_typed {
+        if !queue.push(command) && !may_drop {
             return Err(Ending::Lost);
         }
         *handled = number;

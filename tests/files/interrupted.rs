@@ -91,6 +91,12 @@ async fn one_write(sandbox: &Sandbox) -> Duration {
     started.elapsed()
 }
 
+/// The next estimate of how long a write takes. The machine may have been busy at the first write,
+/// so that the moments of later writes would all be too late.
+fn adapted(takes: Duration, was_interrupted: bool) -> Duration {
+    takes.mul_f64(if was_interrupted { 1.4 } else { 0.7 })
+}
+
 /// A moment at the start of a write, during it, or shortly after it.
 fn moment(chance: &mut Chance, write: Duration) -> Duration {
     let write = write.as_micros() as u64;
@@ -107,13 +113,14 @@ async fn a_write_whose_future_is_dropped_replaces_the_file_or_changes_nothing() 
     let (_server, sandbox) = sandbox().await;
     let files = sandbox.files();
     let observer = observer(&sandbox).await;
-    let takes = one_write(&sandbox).await;
+    let mut takes = one_write(&sandbox).await;
     let (mut chance, mut current, mut dropped, mut kept) = (Chance::new(1), 0, 0, 0);
     for round in 1..=rounds(100) {
         let new = round as u8;
         let write = files.write("file", content(new));
         let result = tokio::time::timeout(moment(&mut chance, takes), write).await;
         let found = settled(&sandbox).await;
+        takes = adapted(takes, result.is_err());
         match result {
             Ok(result) => {
                 result.unwrap();
@@ -136,7 +143,7 @@ async fn a_write_whose_future_is_dropped_replaces_the_file_or_changes_nothing() 
 async fn a_killed_write_tells_whether_it_has_replaced_the_file() {
     let (_server, sandbox) = sandbox().await;
     let observer = observer(&sandbox).await;
-    let takes = one_write(&sandbox).await;
+    let mut takes = one_write(&sandbox).await;
     let (mut chance, mut current, mut killed) = (Chance::new(2), 0, 0);
     for round in 1..=rounds(100) {
         let new = round as u8;
@@ -148,7 +155,9 @@ async fn a_killed_write_tells_whether_it_has_replaced_the_file() {
         let kill = within("the kill", started.actor.send(Kill)).await.unwrap();
         let end = within("the end", started.actor.send(Wait)).await.unwrap();
         let found = version(&sandbox.files().read("file").await.unwrap());
-        match end.unwrap() {
+        let end = end.unwrap();
+        takes = adapted(takes, end == ProcessEnd::Killed);
+        match end {
             ProcessEnd::Completed(Ok(_)) => assert_eq!(found, new, "round {round}"),
             ProcessEnd::Killed => {
                 killed += 1;

@@ -36,12 +36,12 @@ async fn mounts_below_a_readable_directory_are_read_only() {
     fs::write(&file, "of the container\n").unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
     let mounts = format!(
-        "mount --bind {} /etc/host.conf; mount -t tmpfs x /opt; mkdir '/opt/a mount'; mount -t tmpfs -o mode=777,noexec x '/opt/a mount';
-         echo in the mount > '/opt/a mount/file'",
+        "mount --bind {} /etc/host.conf; mount -t tmpfs x /usr/games; mkdir '/usr/games/a mount'; mount -t tmpfs -o mode=777,noexec x '/usr/games/a mount';
+         echo in the mount > '/usr/games/a mount/file'",
         file.display()
     );
-    let code = "cat /etc/host.conf '/opt/a mount/file'
-        for file in /etc/host.conf '/opt/a mount/file' '/opt/a mount/more'; do (echo x > \"$file\") 2> /dev/null || echo closed; done";
+    let code = "cat /etc/host.conf '/usr/games/a mount/file'
+        for file in /etc/host.conf '/usr/games/a mount/file' '/usr/games/a mount/more'; do (echo x > \"$file\") 2> /dev/null || echo closed; done";
     for backend in backends {
         let program = Program::start_where(&mounts, &["--backend", backend]);
         let said = bash(&program, code).await;
