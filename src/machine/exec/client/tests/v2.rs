@@ -226,6 +226,20 @@ fn known_output_is_dropped_and_missing_output_is_counted() {
     assert_eq!(exec.process.output.received(), [25, 3]);
 }
 
+/// On one link, a start can be given up and repeated with the same id. Output that the server sent
+/// for the earlier start must not look like a gap before the output that it repeats.
+#[test]
+fn output_before_the_announcement_is_dropped() {
+    let mut exec = Exec::starting();
+    assert_eq!(exec.output(StdStream::Stdout, 5, 3), (0, 3));
+    exec.announced(0);
+    assert_eq!(exec.output(StdStream::Stdout, 0, 8), (0, 0));
+    exec.relink();
+    assert_eq!(exec.output(StdStream::Stdout, 20, 1), (0, 1));
+    exec.announced(0);
+    assert_eq!(exec.output(StdStream::Stdout, 8, 13), (0, 0));
+}
+
 #[test]
 fn huge_offsets_do_not_panic_or_pass_the_window() {
     let mut exec = Exec::running();
