@@ -272,9 +272,8 @@ impl Process {
 
     /// The id of the exec, for a request about it. `what` is the request.
     pub(super) fn exec_id(&self, what: &'static str) -> Result<ExecId, Error> {
-        let feature = "named processes";
         let exec = self.0.exec.clone();
-        exec.ok_or_else(|| Failure::Unsupported { what, feature }.into())
+        exec.ok_or_else(|| Failure::unnamed(what).into())
     }
 
     /// The sandbox that the process runs in.

@@ -155,6 +155,12 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// The request needs a process with a name, which protocol v1 doesn't have.
+    pub(crate) fn unnamed(what: &'static str) -> Self {
+        let feature = "named processes";
+        Self::Unsupported { what, feature }
+    }
+
     pub(super) fn not_offered(what: &'static str, feature: &'static str) -> Self {
         Self::NotOffered { what, feature }
     }

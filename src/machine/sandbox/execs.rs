@@ -196,8 +196,7 @@ impl Sandbox {
     ) -> Result<(ProcessId, Box<Process>), Failure> {
         let what = "attach to the process";
         if !self.version().is_v2() {
-            let feature = "named processes";
-            return Err(Failure::Unsupported { what, feature });
+            return Err(Failure::unnamed(what));
         }
         if !self.runs_v2() {
             return Err(self.wrong_state(what));

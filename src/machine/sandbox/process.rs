@@ -159,8 +159,8 @@ impl Sandbox {
         self.abandon_v1(process);
     }
 
-    /// The actor of the process stopped before the process was settled. Abandons the process, and
-    /// kills it now if a link is open.
+    /// The actor of the process stopped before the process was settled. Abandons the process. If it
+    /// is to be killed and a link is open, kills it now.
     pub fn process_gone(&mut self, process: ProcessId) {
         self.abandon_process(process);
         self.kill_exec(process);

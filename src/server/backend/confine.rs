@@ -124,9 +124,7 @@ pub(super) fn make_mount_point(tree: &Path, inside: &Path, user: Option<u32>) ->
             Err(error) => return Err(error),
         }
         make_directory(&at, 0o755)?;
-        if let Some(user) = user {
-            lchown(&at, Some(user), Some(user))?;
-        }
+        lchown(&at, user, user)?;
     }
     Ok(())
 }
@@ -180,10 +178,7 @@ pub(super) async fn write_for(user: Option<u32>, file: &CodeFile, text: String) 
     let file = file.0.clone();
     blocking(move || {
         write_private(&file, text.as_bytes())?;
-        match user {
-            Some(user) => lchown(file, Some(user), Some(user)),
-            None => Ok(()),
-        }
+        lchown(file, user, user)
     })
     .await
 }

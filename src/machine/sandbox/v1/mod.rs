@@ -206,8 +206,7 @@ impl Sandbox {
             stdin,
         } = exec;
         if id.is_some() {
-            let feature = "named processes";
-            return Err(Failure::Unsupported { what, feature });
+            return Err(Failure::unnamed(what));
         }
         let (language, code) = match &program {
             Program::Code(ExecRequest {

@@ -306,10 +306,7 @@ fn open_to_sandboxes(root: &Path) -> io::Result<()> {
 fn prepare(directory: &Path, user: Option<u32>) -> io::Result<()> {
     let make = |path: &Path, mode| {
         make_directory(path, mode)?;
-        match user {
-            Some(user) => lchown(path, Some(user), Some(user)),
-            None => Ok(()),
-        }
+        lchown(path, user, user)
     };
     // Only the user of this sandbox may pass.
     make_directory(directory, 0o710)?;
