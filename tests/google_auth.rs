@@ -31,7 +31,7 @@ use std::{
 use actix_sandbox::{ErrorKind, Language, LocalServer, ReconnectPolicy, Sandbox, SandboxEvent};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
-use support::{events, within};
+use support::{events, port::Port, within};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
     net::{TcpListener, TcpStream},
@@ -341,11 +341,9 @@ async fn a_token_for_another_service_is_refused_with_the_hint() {
 async fn without_credentials_no_token_is_the_error() {
     let service = service(None).await;
     let url = service.url.clone();
-    // No metadata server listens at this address.
-    let unused = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = unused.local_addr().unwrap();
-    drop(unused);
-    let line = ClientProcess::start(&url, address).line().await;
+    // No metadata server listens there.
+    let port = Port::reserve();
+    let line = ClientProcess::start(&url, port.address()).line().await;
     assert!(line.starts_with("refused: NoToken"), "{line}");
 }
 

@@ -26,6 +26,7 @@ use support::{
     LONG,
     gate::Gate,
     moto::{self, Moto, SECRET},
+    port::Port,
     server_process::{self, ServerProcess},
     within,
 };
@@ -362,11 +363,9 @@ fn wrong_credentials_are_an_error_at_the_start() {
 
 #[test]
 fn an_endpoint_that_is_down_is_an_error_at_the_start() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let endpoint = listener.local_addr().unwrap();
-    drop(listener);
+    let port = Port::reserve();
     let expected = ["cannot list s3://bucket/a/", "refused"];
-    cannot_serve("s3://bucket/a", endpoint, &expected);
+    cannot_serve("s3://bucket/a", port.address(), &expected);
 }
 
 #[test]

@@ -247,16 +247,18 @@ fn serve(
         let server = listener::bind(&address).and_then(|listeners| {
             let bound = listeners.first().map(TcpListener::local_addr);
             let bound = bound.ok_or_else(|| io::Error::other("no address"))??;
+            let kept = listeners.iter().map(TcpListener::try_clone);
+            let kept = kept.collect::<io::Result<Vec<_>>>()?;
             let limits = Limits::new(open_files(), builder.max_connections);
             tracing::debug!(?limits, "connections");
             let connections = Connections::new(limits);
             let server =
                 listener::serve(listeners, builder.workers, &connections, &service, secret)?;
-            Ok((bound, limits.admitted, server))
+            Ok((bound, limits.admitted, server, kept))
         });
         // The threads of the listener hold their own clones.
         drop(service);
-        let (address, max_connections, server) = match server {
+        let (address, max_connections, server, kept) = match server {
             Ok(server) => server,
             Err(source) => {
                 return drop(ready.send(Err(ServerError::Bind { address, source })));
@@ -270,6 +272,9 @@ fn serve(
         })));
         if let Err(error) = server.await {
             tracing::error!(%error, "the listener failed");
+        }
+        for listener in &kept {
+            listener::stop(listener);
         }
     });
 }

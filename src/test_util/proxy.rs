@@ -4,7 +4,7 @@
 
 use std::{
     fmt, io,
-    net::SocketAddr,
+    net::{Shutdown, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -12,6 +12,7 @@ use std::{
 };
 
 use futures::future::{Either, select};
+use socket2::SockRef;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{
@@ -110,7 +111,31 @@ struct Shared {
 pub struct Proxy {
     address: SocketAddr,
     shared: Arc<Shared>,
-    listening: Option<JoinHandle<()>>,
+    listening: Option<Listening>,
+}
+
+/// A listener and its task. Stops listening when dropped.
+struct Listening {
+    listener: Arc<TcpListener>,
+    task: JoinHandle<()>,
+}
+
+impl Listening {
+    fn start(listener: TcpListener, shared: Arc<Shared>) -> Self {
+        let listener = Arc::new(listener);
+        let task = tokio::spawn(listen(listener.clone(), shared));
+        Self { listener, task }
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        // Closing is not enough: a process that this program is starting has a copy of the
+        // descriptor from its fork until its exec. Where the system can't shut down a listener, the
+        // drop closes it.
+        let _ = SockRef::from(&*self.listener).shutdown(Shutdown::Both);
+        self.task.abort();
+    }
 }
 
 /// Options of a [`Proxy`].
@@ -154,7 +179,7 @@ impl ProxyBuilder {
             order: watch::Sender::new(Order::Pass),
             record: self.record,
         });
-        let listening = Some(tokio::spawn(listen(listener, shared.clone())));
+        let listening = Some(Listening::start(listener, shared.clone()));
         Ok(Proxy {
             address,
             shared,
@@ -219,9 +244,9 @@ impl Proxy {
     /// Stops listening, so new connections are refused. [`accept`](Self::accept) listens again at
     /// the same port.
     pub async fn refuse(&mut self) {
-        if let Some(listening) = self.listening.take() {
-            listening.abort();
-            let _ = listening.await;
+        if let Some(mut listening) = self.listening.take() {
+            listening.task.abort();
+            let _ = (&mut listening.task).await;
         }
     }
 
@@ -233,7 +258,7 @@ impl Proxy {
     pub async fn accept(&mut self) -> io::Result<()> {
         if self.listening.is_none() {
             let listener = TcpListener::bind(self.address).await?;
-            self.listening = Some(tokio::spawn(listen(listener, self.shared.clone())));
+            self.listening = Some(Listening::start(listener, self.shared.clone()));
         }
         Ok(())
     }
@@ -271,14 +296,6 @@ impl fmt::Debug for ProxyBuilder {
     }
 }
 
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        if let Some(listening) = self.listening.take() {
-            listening.abort();
-        }
-    }
-}
-
 /// Ignores poisoning: no panic can happen in the middle of a change here.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -300,7 +317,7 @@ impl Drop for Open {
     }
 }
 
-async fn listen(listener: TcpListener, shared: Arc<Shared>) {
+async fn listen(listener: Arc<TcpListener>, shared: Arc<Shared>) {
     while let Ok((client, _)) = listener.accept().await {
         let number = shared.accepted.fetch_add(1, Ordering::SeqCst);
         let record = Arc::new(Mutex::new(Record::default()));

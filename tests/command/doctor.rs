@@ -3,7 +3,6 @@
 
 use std::{
     fs, io,
-    net::TcpListener,
     os::unix::{fs::symlink, process::ExitStatusExt},
     path::Path,
     process::{Child, Command},
@@ -18,6 +17,7 @@ use tempfile::TempDir;
 
 use crate::support::{
     backend::{start_if_possible, without_bwrap},
+    port::Port,
     program::{self, ended, run},
     scripted::Scripted,
     server_process::{self, ServerProcess},
@@ -254,11 +254,8 @@ async fn a_wrong_path_is_reported_with_advice() {
 
 #[actix::test]
 async fn a_port_where_nothing_listens_is_reported() {
-    // An address of its own, where no server of another test listens.
-    let [.., high, low] = std::process::id().to_be_bytes();
-    let listener = TcpListener::bind(format!("127.79.{high}.{}:0", low | 1)).unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
+    let port = Port::reserve();
+    let address = port.address();
     let (code, text, service) = check(&format!("http://{address}/path-4f2a"), None).await;
     assert_eq!(code, Some(1), "{text}");
     assert_eq!(steps(&service), [("tcp", false)]);

@@ -7,22 +7,22 @@ use std::{
 
 use crate::support::{
     cli::{Cli, Running},
+    port::Port,
     program::Program,
 };
 
-/// Starts an HTTP server in a sandbox. Returns the id of the sandbox and the port.
-fn http_server(cli: &Cli) -> (String, u16) {
+/// Starts an HTTP server in a sandbox. Returns the id of the sandbox and the port, which on the
+/// backend `host` is one of this machine.
+fn http_server(cli: &Cli) -> (String, Port) {
     let id = cli.create();
-    // On the backend `host`, the port is one of this machine.
-    let free = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = free.local_addr().unwrap().port();
-    drop(free);
+    let reserved = Port::reserve();
+    let port = reserved.address().port();
     let number = port.to_string();
     let serve = ["exec", "--detach", &id, "python3", "-m", "http.server"];
     cli.stdout_of(&[&serve[..], &["--bind", "127.0.0.1", &number]].concat());
     let wait = format!("until (: < /dev/tcp/127.0.0.1/{port}) 2> /dev/null; do sleep 0.05; done");
     cli.stdout_of(&["exec", &id, "bash", "-c", &wait]);
-    (id, port)
+    (id, reserved)
 }
 
 /// Starts `forward` and reads the local address of each port.
@@ -45,7 +45,8 @@ fn forward(cli: &Cli, id: &str, ports: &[&str]) -> (Running, Vec<String>) {
 fn local_ports_lead_to_the_sandbox_until_ctrl_c() {
     let program = Program::start(&[]);
     let cli = Cli::new(&program.url);
-    let (id, port) = http_server(&cli);
+    let (id, reserved) = http_server(&cli);
+    let port = reserved.address().port();
     for (signal, status) in [("INT", 130), ("TERM", 143)] {
         let ports = [format!("0:{port}"), format!("[::1]:0:{port}")];
         let (forward, addresses) = forward(&cli, &id, &[&ports[0], &ports[1]]);

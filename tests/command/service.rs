@@ -1,11 +1,12 @@
 //! How commands find their service and authenticate to it, and what they say if they can't.
 
-use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt};
+use std::{fs, os::unix::fs::PermissionsExt};
 
 use crate::{
     run::sentence,
     support::{
         cli::{Cli, Running},
+        port::Port,
         program::Program,
     },
 };
@@ -75,13 +76,10 @@ fn without_a_service_the_command_that_starts_one_is_named() {
 
 #[test]
 fn a_service_that_cannot_be_reached_is_one_sentence() {
-    // Bound and not listening would still accept; this port is free again.
-    let free = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let port = Port::reserve();
+    let address = port.address();
     for (url, said) in [
-        (&*format!("http://{free}/secret-path"), "refused"),
+        (&*format!("http://{address}/secret-path"), "refused"),
         ("http://host.invalid/secret-path", "host.invalid"),
         ("ftp://127.0.0.1/secret-path", "ws"),
         ("nonsense", "URL"),

@@ -1,6 +1,6 @@
 //! A reconnect that reaches a server with another protocol version.
 
-use std::path::Path;
+use std::{net::SocketAddr, path::Path};
 
 use actix_sandbox::{
     ErrorKind, Language, LocalServer, ProcessEnd, ProtocolVersion, Sandbox, SandboxEvent,
@@ -9,11 +9,10 @@ use tokio::sync::mpsc;
 
 use super::{
     read,
-    support::proxy::Proxy,
-    support::{eager, events, within},
+    support::{eager, events, port::Port, proxy::Proxy, within},
 };
 
-async fn server(state: &Path, address: &str, version: ProtocolVersion) -> LocalServer {
+async fn server(state: &Path, address: SocketAddr, version: ProtocolVersion) -> LocalServer {
     let server = LocalServer::builder()
         .address(address)
         .state_directory(state)
@@ -33,12 +32,8 @@ async fn moved(
     after: ProtocolVersion,
 ) -> (LocalServer, Sandbox, ProcessEnd) {
     let state = tempfile::tempdir().unwrap();
-    // Use an address that is unique to this test: otherwise another test's server could take the
-    // port before the second server binds it.
-    let [.., high, low] = std::process::id().to_be_bytes();
-    let own = format!("127.{}.{high}.{}", 80 + before as u8, low | 1);
-    let first = server(state.path(), &format!("{own}:0"), before).await;
-    let address = first.address();
+    let port = Port::reserve();
+    let first = server(state.path(), port.address(), before).await;
     let mut proxy = Proxy::plain(&first).await;
     let sandbox = Sandbox::create(proxy.url())
         .enable_sandbox_checkpoint(true)
@@ -61,7 +56,7 @@ async fn moved(
     })
     .await;
     first.stop().await;
-    let second = server(state.path(), &address.to_string(), after).await;
+    let second = server(state.path(), port.address(), after).await;
     proxy.accept().await;
     let end = within("the end", process.wait()).await.expect("an end");
     let output = within("the output", read(process.stdout())).await;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::support::{processes_with, visible_sandbox as sandbox, within};
+use crate::support::{port::Port, processes_with, visible_sandbox as sandbox, within};
 use actix_sandbox::{
     ErrorKind, Language, LocalServer, ProcessEnd, ProtocolVersion, Runtime, Sandbox, SandboxEvent,
     SandboxState,
@@ -544,8 +544,11 @@ fn a_stopped_system_fails_the_calls_that_wait() {
 /// When the server stops, calls fail soon instead of hanging.
 #[actix::test]
 async fn a_stopped_server_fails_pending_calls_and_later_creates() {
-    let server = crate::support::server_apart().await;
-    let (url, address) = (server.url().to_owned(), server.address().to_string());
+    let port = Port::reserve();
+    let address = port.address().to_string();
+    let server = LocalServer::builder().address(&address).start().await;
+    let server = server.expect("a local server");
+    let url = server.url().to_owned();
     let sandbox = Sandbox::create(&url).await.expect("a sandbox");
     let process = sandbox
         .exec(Language::Bash, "sleep 1000")

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use crate::support::{events, proxy::Proxy};
-use actix_sandbox::{LocalServer, ReconnectPolicy, Sandbox, SandboxEvent};
+use crate::support::{events, proxy::Proxy, starting::Starting};
+use actix_sandbox::{ErrorKind, LocalServer, ReconnectPolicy, Sandbox, SandboxEvent};
 use tokio::time::{Instant, advance, pause};
 
 /// A policy with the delays 1, 2, 4, 8, 10, 10, … seconds.
@@ -102,4 +102,19 @@ async fn dropping_the_last_handle_in_the_middle_ends_everything() {
         advance(Duration::from_secs(1)).await;
     }
     assert_eq!(proxy.accepted(), dials);
+}
+
+/// A process of the program that is between its fork and its exec holds copies of the descriptors.
+#[actix::test]
+async fn a_proxy_refuses_and_accepts_while_a_process_is_being_started() {
+    let server = LocalServer::start().await.expect("a local server");
+    let mut proxy = Proxy::plain(&server).await;
+    let starting = Starting::begin();
+    proxy.refuse().await;
+    let refused = Sandbox::create(proxy.url()).await.map(drop);
+    proxy.accept().await;
+    drop(starting);
+    assert_eq!(refused.expect_err("refused").kind(), ErrorKind::Connect);
+    let sandbox = Sandbox::create(proxy.url()).await.expect("a sandbox");
+    sandbox.kill().await.expect("killed");
 }

@@ -5,6 +5,7 @@ use std::{path::Path, time::Duration};
 
 use crate::support::{
     events,
+    port::Port,
     raw_client::{Client, Identity, attach_at, entries},
     server_process::{self, ServerProcess},
     within,
@@ -37,9 +38,9 @@ fn a_server_process_of_its_own() {
     );
 }
 
-fn start(state: &Path, address: &str) -> ServerProcess {
+fn start(state: &Path, address: impl ToString) -> ServerProcess {
     let mut command = server_process::command("killed::a_server_process_of_its_own");
-    ServerProcess::start(command.env(STATE, state).env(ADDRESS, address))
+    ServerProcess::start(command.env(STATE, state).env(ADDRESS, address.to_string()))
 }
 
 fn client(server: &ServerProcess) -> SandboxBuilder {
@@ -60,10 +61,10 @@ async fn restored(server: &ServerProcess, code: &str) -> Sandbox {
 #[actix::test]
 async fn a_client_restores_its_checkpoint_after_its_server_was_killed() {
     let state = tempfile::tempdir().unwrap();
-    let server = start(state.path(), "127.0.0.1:0");
+    let port = Port::reserve();
+    let server = start(state.path(), port.address());
     let sandbox = restored(&server, "echo kept > file").await;
     let mut events = events(&sandbox).await;
-    let address = server.address().to_owned();
     server.kill();
     loop {
         let event = within("an event", events.recv()).await.expect("events");
@@ -71,7 +72,7 @@ async fn a_client_restores_its_checkpoint_after_its_server_was_killed() {
             break;
         }
     }
-    let _server = start(state.path(), &address);
+    let _server = start(state.path(), port.address());
     // A call during the outage waits until the outage is over.
     let run = sandbox.run(Language::Bash, "cat file");
     let output = match within("the run", run).await {
@@ -94,7 +95,8 @@ async fn a_client_restores_its_checkpoint_after_its_server_was_killed() {
 #[actix::test]
 async fn what_a_checkpoint_does_not_hold_fails_with_the_reason() {
     let state = tempfile::tempdir().unwrap();
-    let server = start(state.path(), "127.0.0.1:0");
+    let port = Port::reserve();
+    let server = start(state.path(), port.address());
     let sandbox = restored(&server, "true").await;
     let process = sandbox.exec(Language::Bash, "echo begun; sleep 1000").await;
     let process = process.expect("started");
@@ -102,9 +104,8 @@ async fn what_a_checkpoint_does_not_hold_fails_with_the_reason() {
         let process = process.clone();
         async move { process.wait().await }
     });
-    let address = server.address().to_owned();
     server.kill();
-    let _server = start(state.path(), &address);
+    let _server = start(state.path(), port.address());
     let end = within("the end", waiting).await.unwrap().expect("an end");
     let ProcessEnd::SandboxLost { end } = end else {
         panic!("{end:?}");
@@ -124,14 +125,14 @@ async fn what_a_checkpoint_does_not_hold_fails_with_the_reason() {
 #[actix::test]
 async fn a_sandbox_without_a_checkpoint_is_gone_with_its_server() {
     let state = tempfile::tempdir().unwrap();
-    let server = start(state.path(), "127.0.0.1:0");
+    let port = Port::reserve();
+    let server = start(state.path(), port.address());
     let sandbox = client(&server).await.expect("a sandbox");
     let process = sandbox.exec(Language::Bash, "sleep 1000").await;
     let process = process.expect("started");
     let mut events = events(&sandbox).await;
-    let address = server.address().to_owned();
     server.kill();
-    let _server = start(state.path(), &address);
+    let _server = start(state.path(), port.address());
     let (kill, end) = within(
         "both",
         futures::future::join(process.kill(), process.wait()),

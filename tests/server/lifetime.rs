@@ -1,7 +1,7 @@
 //! Start and end of a server: it runs on any executor and leaves nothing behind.
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, ErrorKind},
     os::unix::process::CommandExt,
     process::{Child, Command, Stdio},
     time::Duration,
@@ -9,11 +9,13 @@ use std::{
 
 use crate::support::{
     SuspendedWatchdog, backend,
+    port::Port,
     raw_client::{
         Client, Identity, PATIENCE, assert_empty, entries, eventually, get, parts, processes_of,
         processes_with,
     },
     server_process,
+    starting::Starting,
 };
 use actix_sandbox::server::{LocalServer, SandboxService};
 
@@ -32,11 +34,9 @@ async fn busy(server: &LocalServer) -> (Client, Identity) {
 #[tokio::test]
 async fn a_stopped_server_leaves_neither_process_nor_directory() {
     let directory = tempfile::tempdir().unwrap();
-    // A loopback address of its own: on a shared one, the server of another test could get the port
-    // next.
-    let [.., high, low] = std::process::id().to_be_bytes();
+    let port = Port::reserve();
     let server = backend::with_visible_processes()
-        .address(format!("127.77.{high}.{}:0", low | 1))
+        .address(port.address())
         .directory(directory.path())
         .start()
         .await
@@ -46,12 +46,9 @@ async fn a_stopped_server_leaves_neither_process_nor_directory() {
         clients.push(busy(&server).await);
     }
     assert_eq!(entries(directory.path()).len(), 1);
-    let address = server.address();
     server.stop().await;
-    // A process that another test is just starting may hold the listener open, between its fork and
-    // its exec.
-    let is_refused = || std::net::TcpStream::connect(address).is_err();
-    eventually("connections are refused", is_refused).await;
+    let refused = std::net::TcpStream::connect(port.address()).map(drop);
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::ConnectionRefused);
     assert_empty(directory.path());
     for (mut client, identity) in clients {
         assert_eq!(processes_of(&identity), [0_u32; 0]);
@@ -92,6 +89,19 @@ async fn dropping_the_future_of_stop_does_not_block() {
     drop(watchdog);
     let is_removed = || entries(directory.path()).is_empty();
     eventually("the server stops in the background", is_removed).await;
+}
+
+/// A process of the program that is between its fork and its exec holds copies of the descriptors.
+#[tokio::test]
+async fn the_address_of_a_stopped_server_is_free_while_a_process_is_being_started() {
+    let port = Port::reserve();
+    let server = LocalServer::builder().address(port.address());
+    let server = server.start().await.unwrap();
+    let starting = Starting::begin();
+    server.stop().await;
+    let next = LocalServer::builder().address(port.address()).start().await;
+    drop(starting);
+    next.unwrap().stop().await;
 }
 
 #[tokio::test]

@@ -19,12 +19,15 @@ pub(crate) mod cli;
 pub(crate) mod gate;
 #[cfg(feature = "object-store")]
 pub(crate) mod moto;
+pub(crate) mod port;
 pub(crate) mod program;
 pub(crate) mod proxy;
 pub(crate) mod raw_client;
 pub(crate) mod recording;
 pub(crate) mod scripted;
 pub(crate) mod server_process;
+#[cfg(unix)]
+pub(crate) mod starting;
 pub(crate) mod tmux;
 
 use std::{
@@ -182,17 +185,6 @@ pub(crate) async fn sandbox_of(version: ProtocolVersion) -> (LocalServer, Sandbo
     let spoken = sandbox.protocol_version();
     assert_eq!(spoken, version);
     (server, sandbox)
-}
-
-/// A server on a loopback address of its own. On a shared address, the server of another test could
-/// get the same port after this one stopped. Only one test of each binary may use it.
-pub(crate) async fn server_apart() -> LocalServer {
-    let [.., high, low] = std::process::id().to_be_bytes();
-    LocalServer::builder()
-        .address(format!("127.78.{high}.{}:0", low | 1))
-        .start()
-        .await
-        .expect("a local server")
 }
 
 /// Collects the events of a sandbox.

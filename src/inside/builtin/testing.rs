@@ -3,14 +3,25 @@
 use std::{
     fs,
     io::{self, PipeReader, PipeWriter, Read, Write},
+    net::SocketAddr,
     path::PathBuf,
     thread,
 };
 
 use serde_json::Value;
+use socket2::{Domain, Socket, Type};
 
 use super::{Streams, run};
 use crate::protocol::{Builtin, BuiltinError};
+
+/// A port of `127.0.0.1` that refuses connections, and belongs to the caller.
+pub(super) fn closed_port() -> (Socket, u16) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    socket.bind(&any.into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    (socket, address.port())
+}
 
 /// A home directory, which is removed when this is dropped.
 pub(super) struct Home(pub(super) tempfile::TempDir);

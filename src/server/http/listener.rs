@@ -7,7 +7,7 @@
 
 use std::{
     io,
-    net::{SocketAddr, ToSocketAddrs},
+    net::{Shutdown, SocketAddr, ToSocketAddrs},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -60,6 +60,13 @@ fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     socket.bind(&address.into())?;
     socket.listen(i32::try_from(BACKLOG).unwrap_or(i32::MAX))?;
     Ok(socket.into())
+}
+
+/// Stops listening, so that the address is free. Closing is not enough: a process that this program
+/// is starting has a copy of the descriptor from its fork until its exec.
+pub(crate) fn stop(listener: &std::net::TcpListener) {
+    // Where the system can't shut down a listener, only closing is left.
+    let _ = SockRef::from(listener).shutdown(Shutdown::Both);
 }
 
 /// Serves the endpoints, below the secret where there is one. Must be called in an actix System.

@@ -1,6 +1,7 @@
 //! How a run ends: signals, servers that die, and places that take no results.
 
 use super::*;
+use crate::support::port::Port;
 
 /// Waits until `count` scripts have appended a line to the file.
 async fn marks(file: &str, count: usize) {
@@ -87,10 +88,8 @@ async fn results_replace_a_file_in_one_step() {
 #[actix::test]
 async fn an_absent_server_is_reported_once() {
     let (_folder, file) = place("report.json");
-    // A port without a listener.
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", free.local_addr().unwrap());
-    drop(free);
+    let port = Port::reserve();
+    let url = format!("http://{}", port.address());
     let arguments = ["--url", &url, "--sandboxes", "100000", "--json", &file];
     let (code, stdout, stderr) = run(&arguments).await;
     assert_eq!(code, Some(1));

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{
     super::{
         run,
-        testing::{Ends, Home, ends, parse},
+        testing::{Ends, Home, closed_port, ends, parse},
     },
     *,
 };
@@ -108,8 +108,7 @@ fn neither_direction_waits_for_the_other() {
 
 #[test]
 fn a_port_on_which_nothing_listens_is_refused() {
-    let (listener, port) = listen("127.0.0.1:0");
-    drop(listener);
+    let (_socket, port) = closed_port();
     let error = start(port).1.join().unwrap().unwrap_err();
     assert_eq!(error.kind, BuiltinErrorKind::ConnectionRefused, "{error}");
     assert!(error.message.contains(&format!("port {port}")), "{error}");

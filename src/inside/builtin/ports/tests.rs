@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{
     super::{
         run,
-        testing::{Home, ends, parse as builtin},
+        testing::{Home, closed_port, ends, parse as builtin},
     },
     *,
 };
@@ -59,20 +59,16 @@ fn ports_that_listen_are_listed_with_their_address() {
 
 #[test]
 fn a_wait_for_a_port_ends_when_a_program_listens() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
-    let wait = builtin(&json!({"op": "wait_for_port", "port": address.port()}));
+    let (socket, port) = closed_port();
+    let wait = builtin(&json!({"op": "wait_for_port", "port": port}));
     let waiting = thread::spawn(move || Home::new().run(&wait, b"").0);
-    let _listener = TcpListener::bind(address).unwrap();
+    socket.listen(1).unwrap();
     assert_eq!(waiting.join().unwrap().unwrap(), json!({}));
 }
 
 #[test]
 fn a_stop_ends_a_wait_for_a_port() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    drop(listener);
+    let (_socket, port) = closed_port();
     let (mut streams, mut ends) = ends();
     let wait = builtin(&json!({"op": "wait_for_port", "port": port}));
     let home = Home::new();
