@@ -4,6 +4,7 @@ use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
     process::Stdio,
+    time::Duration,
 };
 
 use actix_sandbox::Sandbox;
@@ -300,6 +301,24 @@ async fn a_closed_pipe_ends_the_command_quietly() {
 }
 
 #[cfg(target_os = "linux")]
+/// By default, a client drops output after its reader has paused for ten seconds.
+#[test]
+fn a_reader_that_pauses_gets_all_output() {
+    const BYTES: usize = 20_000_000;
+    let program = Program::start(&[]);
+    let cli = Cli::new(&program.url);
+    let code = format!("import sys; sys.stdout.write('x' * {BYTES})");
+    let mut run = cli.spawn(&["run", "-c", &code]);
+    let mut stdout = run.child().stdout.take().unwrap();
+    let mut all = vec![0];
+    stdout.read_exact(&mut all).unwrap();
+    std::thread::sleep(Duration::from_secs(12));
+    stdout.read_to_end(&mut all).unwrap();
+    assert!(all == vec![b'x'; BYTES], "{} bytes", all.len());
+    let ran = run.end();
+    assert_eq!((ran.status, &*ran.stderr), (0, ""), "{ran:?}");
+}
+
 #[actix::test]
 async fn a_full_disk_is_one_sentence() {
     let server = Program::start(&[]);

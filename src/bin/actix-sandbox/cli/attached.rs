@@ -1,8 +1,11 @@
 //! Runs a process in a sandbox with the standard streams of this command.
 
-use std::{cell::Cell, pin::pin, process::ExitCode};
+use std::{cell::Cell, pin::pin, process::ExitCode, time::Duration};
 
-use actix_sandbox::{BuiltinErrorKind, ErrorKind, Process, ProcessEnd, Signal as SandboxSignal};
+use actix_sandbox::{
+    BuiltinErrorKind, Command, ErrorKind, OutputPolicy, Overflow, Process, ProcessEnd,
+    ProtocolVersion, Sandbox, Signal as SandboxSignal,
+};
 use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
 use nix::sys::signal::Signal;
 use tokio::time::Instant;
@@ -13,6 +16,24 @@ use crate::cli::{
     shared::say,
     signals::{SAME_WITHIN, Signals, ended_by, status_of},
 };
+
+/// The policy for output that this command passes on. As in a pipe, the process pauses until the
+/// reader of the command's output reads.
+pub(crate) const PATIENT: OutputPolicy = OutputPolicy {
+    budget: 4 * 1024 * 1024,
+    overflow: Overflow::Pause { max: Duration::MAX },
+};
+
+/// Starts a process.
+pub(crate) async fn spawn(command: Command, sandbox: &Sandbox) -> Result<Process, Failure> {
+    let command = match sandbox.protocol_version() {
+        // Only the whole connection can pause, and services close a connection that pauses for
+        // long, which loses output without an error.
+        ProtocolVersion::V1 => command.output_policy(OutputPolicy::default()),
+        _ => command,
+    };
+    Ok(command.spawn().await?)
+}
 
 /// Connects the standard streams to a process until it ends, and returns the exit status. Kills the
 /// process if the command ends earlier.

@@ -72,7 +72,7 @@ impl Exec {
     async fn start(self, mut signals: Signals) -> Result<ExitCode, Failure> {
         let kept = self.sandbox.find()?;
         let sandbox = signals.or(known::attach(&kept)).await?;
-        let started = async { Ok(self.command(&sandbox).spawn().await?) };
+        let started = attached::spawn(self.command(&sandbox), &sandbox);
         let process = attached::started(started, &mut signals).await?;
         if self.detach {
             let detached = detach(&process, &kept).await;

@@ -173,7 +173,7 @@ impl Run {
         if let Some(timeout) = self.timeout {
             command = command.timeout(timeout);
         }
-        Ok(command.spawn().await?)
+        attached::spawn(command, &session.sandbox).await
     }
 
     async fn download(&self, session: &Session) -> Result<(), Failure> {

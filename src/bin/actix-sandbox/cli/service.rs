@@ -10,6 +10,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::{
+    attached,
     config::{Config, ConfiguredService},
     failure::Failure,
     shared::{self, TOKEN, duration, variable},
@@ -193,6 +194,7 @@ impl Service {
         builder: SandboxBuilder<S>,
     ) -> Result<SandboxBuilder<S>, Failure> {
         let mut builder = builder.auto_reconnect(true).lift(self.lift).debug(true);
+        builder = builder.output_policy(attached::PATIENT);
         builder = builder.reconnect_policy(ReconnectPolicy {
             max_elapsed: Some(self.reconnect_timeout()),
             ..ReconnectPolicy::default()
