@@ -291,6 +291,39 @@ async fn an_interrupted_upload_leaves_nothing_that_is_seen() {
     assert_eq!(bash(&old, "cat file; ls").await, "old\nfile\n");
 }
 
+/// The storage is slower than the ten seconds that a shutdown has by default.
+#[actix::test]
+async fn a_longer_grace_lets_a_slow_checkpoint_finish() {
+    let bucket = Moto::shared().bucket("grace");
+    let (state, gate) = (bucket.url("state"), Gate::start(Moto::shared().address));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_actix-sandbox"));
+    command.args(["serve", "--address", "127.0.0.1:0", "--backend", "host"]);
+    command.args([
+        "--state",
+        &state,
+        "--grace",
+        "100s",
+        "--handoff-lease",
+        "60s",
+    ]);
+    command.stdout(Stdio::piped());
+    let server = ServerProcess::start(moto::with_credentials(&mut command, gate.address));
+    let builder = checkpointable(&server).enable_idle_timeout_auto_checkpoint(true);
+    let sandbox = within("a sandbox", builder).await.expect("a sandbox");
+    let sum = bash(&sandbox, NOISE).await;
+
+    gate.hold_after(9_000_000);
+    server.signal("TERM");
+    within("the checkpoint", gate.is_held()).await;
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    gate.hold_after(u64::MAX);
+    assert!(server.ended().success());
+
+    let server = start(&state, Moto::shared().address);
+    let restored = attach(&server, &sandbox).await.expect("restored");
+    assert_eq!(bash(&restored, "sha256sum noise").await, sum);
+}
+
 /// Runs the command until it exits or listens. Returns whether it listens, and its log with all
 /// traces.
 fn serve(state: &str, endpoint: SocketAddr) -> (bool, String) {

@@ -49,6 +49,7 @@ pub(crate) struct Options {
     pub(super) state: Option<Place>,
     pub(super) archives: Bounds,
     pub(super) store_timeout: Duration,
+    pub(super) shutdown_timeout: Duration,
     pub(super) handoff_lease: Duration,
     pub(super) handoff_timeout: Duration,
     pub(super) max_sandboxes: usize,
@@ -85,6 +86,7 @@ impl Default for ServerBuilder {
                     files: 1_000_000,
                 },
                 store_timeout: Duration::from_secs(5 * 60),
+                shutdown_timeout: Duration::from_secs(10),
                 handoff_lease: Duration::from_secs(10),
                 handoff_timeout: Duration::from_secs(60),
                 max_sandboxes: 1_024,
@@ -167,8 +169,9 @@ setters! {
     /// read the files that the server creates in it.
     ///
     /// With a state directory, a server that stops also checkpoints the sandboxes with
-    /// `enable_idle_timeout_auto_checkpoint`, for about ten seconds in all. It kills their
-    /// processes and deletes all other sandboxes.
+    /// `enable_idle_timeout_auto_checkpoint`, within the
+    /// [`shutdown_timeout`](Self::shutdown_timeout). It kills their processes and deletes all other
+    /// sandboxes.
     ///
     /// A checkpoint holds files and settings, and **memory only with the backend `gvisor`**: see
     /// [what is stored](crate::server#what-is-stored).
@@ -231,6 +234,10 @@ setters! {
     /// of the 64 ends. An operation that reaches the limit fails, and the client receives an error.
     /// Default: 5 min.
     store_timeout(timeout: Duration): options.store_timeout = timeout;
+
+    /// How long a server that stops waits until its sandboxes are checkpointed and deleted. A
+    /// checkpoint that takes longer is lost. Default: 10 s.
+    shutdown_timeout(timeout: Duration): options.shutdown_timeout = timeout;
 
     /// The duration of the lease on a sandbox that may be handed over. The server renews the lease
     /// while it runs. If the server dies, another server with the same state can take the sandbox

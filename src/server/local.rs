@@ -155,7 +155,8 @@ impl LocalServer {
     }
 
     /// Stops the server. Resolves when it no longer listens, all processes of the sandboxes are
-    /// killed and their files are removed, after at most about ten seconds.
+    /// killed and their files are removed, which takes at most about as long as the
+    /// [`shutdown_timeout`](ServerBuilder::shutdown_timeout).
     ///
     /// If the future is dropped earlier, for example by a timeout, the drop doesn't block. The
     /// server keeps stopping in the background.

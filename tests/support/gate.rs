@@ -103,13 +103,18 @@ impl Inside {
         let mut data = [0; 16 * 1024];
         while let Ok(length @ 1..) = client.read(&mut data) {
             let enough = |left: u64| left.checked_sub(length as u64);
-            let passes = self
+            while self
                 .left
-                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, enough);
-            if passes.is_err() {
-                // The sockets stay open, but this thread stops reading.
+                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, enough)
+                .is_err()
+            {
+                // The sockets stay open, but this thread reads no more until the gate opens.
+                let mut held = self.held.subscribe();
                 self.held.send_replace(true);
-                return;
+                let opened = held.wait_for(|&held| !held);
+                if futures::executor::block_on(opened).is_err() {
+                    return;
+                }
             }
             let data = &mut data[..length];
             for (name, other) in self.renamed {

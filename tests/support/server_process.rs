@@ -63,6 +63,11 @@ impl ServerProcess {
         assert!(sent.unwrap().success());
     }
 
+    /// Waits until the process exits. Blocks meanwhile.
+    pub(crate) fn ended(mut self) -> std::process::ExitStatus {
+        self.child.wait().unwrap()
+    }
+
     /// Sends SIGKILL.
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();

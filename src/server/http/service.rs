@@ -157,7 +157,8 @@ impl SandboxService {
     }
 
     /// Refuses new sandboxes and deletes all existing ones. Resolves when their processes are
-    /// killed and their files are removed, after at most about ten seconds.
+    /// killed and their files are removed, which takes at most about as long as the
+    /// [`shutdown_timeout`](ServerBuilder::shutdown_timeout).
     ///
     /// If the future is dropped earlier, the service keeps stopping in the background.
     pub async fn stop(&self) {

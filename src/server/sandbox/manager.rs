@@ -34,9 +34,6 @@ use crate::{
     },
 };
 
-/// How long the shutdown of the server waits for the deletion of all sandboxes.
-const STOP_WITHIN: Duration = Duration::from_secs(10);
-
 /// All sandboxes of a server.
 pub(crate) struct Manager {
     pub(crate) options: Arc<Options>,
@@ -238,8 +235,8 @@ impl Manager {
         }
     }
 
-    /// Deletes all sandboxes, including the warm ones, and shuts the backend down. Waits at most
-    /// [`STOP_WITHIN`] for the deletion.
+    /// Deletes all sandboxes, including the warm ones, and shuts the backend down. Waits for the
+    /// deletion at most as long as the option `shutdown_timeout`.
     pub(crate) async fn stop(&self) {
         let no_warm_left = async {
             if let Some(pool) = &self.warm {
@@ -247,8 +244,9 @@ impl Manager {
             }
         };
         let none_left = join(self.registry.close(), no_warm_left);
-        if timeout(STOP_WITHIN, none_left).await.is_err() {
-            tracing::warn!("not every sandbox was deleted within {STOP_WITHIN:?}");
+        let limit = self.options.shutdown_timeout;
+        if timeout(limit, none_left).await.is_err() {
+            tracing::warn!("not every sandbox was deleted within {limit:?}");
         }
         // Stop the store operations that still run, because the backend removes their files next.
         self.store.close();

@@ -28,6 +28,12 @@ const CALLERS: &str = "Access control";
 const HANDOFF: &str = "Handoff between servers";
 const LIMITS: &str = "Limits";
 
+/// How much of `--grace` the sandboxes get. The rest is for what the server does after they ended.
+fn for_sandboxes(grace: Duration) -> Duration {
+    let rest = grace.saturating_sub(Duration::from_secs(5));
+    rest.max(Duration::from_secs(10))
+}
+
 #[derive(Args)]
 pub(crate) struct Serve {
     /// Address to listen on, as host:port. Port 0 selects a free port; the server prints its URL.
@@ -397,7 +403,8 @@ impl Serve {
         let bytes = |size: ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
         let mut builder = LocalServer::builder()
             .address(self.address)
-            .backend(self.confines.with(self.backend)?);
+            .backend(self.confines.with(self.backend)?)
+            .shutdown_timeout(for_sandboxes(self.grace));
         /// Sets the options that were given.
         macro_rules! set {
             ($($option:ident: $value:expr),* $(,)?) => {
