@@ -151,7 +151,7 @@ fn run(seed: u64, steps: Vec<Step>) {
 }
 
 /// `MODEL_TIMES=100 cargo test --lib machine::tests` tries a hundred times as many histories.
-fn config(cases: u32) -> ProptestConfig {
+pub(in crate::machine) fn config(cases: u32) -> ProptestConfig {
     let times = std::env::var("MODEL_TIMES")
         .ok()
         .and_then(|times| times.parse().ok());

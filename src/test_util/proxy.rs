@@ -4,7 +4,7 @@
 
 use std::{
     fmt, io,
-    net::{Shutdown, SocketAddr},
+    net::{Ipv4Addr, Shutdown, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -13,6 +13,8 @@ use std::{
 
 use futures::future::{Either, select};
 use socket2::SockRef;
+#[cfg(target_os = "linux")]
+use socket2::{Domain, Socket, Type};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{
@@ -110,6 +112,9 @@ struct Shared {
 /// ```
 pub struct Proxy {
     address: SocketAddr,
+    /// Keeps the port while no listener is bound to it. Only Linux permits both.
+    #[cfg(target_os = "linux")]
+    _reserved: Socket,
     shared: Arc<Shared>,
     listening: Option<Listening>,
 }
@@ -168,8 +173,17 @@ impl ProxyBuilder {
     ///
     /// The port can't be bound.
     pub async fn start(self) -> io::Result<Proxy> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let address = listener.local_addr()?;
+        let mut address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        #[cfg(target_os = "linux")]
+        let _reserved = {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+            socket.set_reuse_address(true)?;
+            socket.bind(&address.into())?;
+            address = socket.local_addr()?.as_socket().unwrap_or(address);
+            socket
+        };
+        let listener = TcpListener::bind(address).await?;
+        address = listener.local_addr()?;
         let shared = Arc::new(Shared {
             target: self.target,
             planner: self.planner,
@@ -182,6 +196,8 @@ impl ProxyBuilder {
         let listening = Some(Listening::start(listener, shared.clone()));
         Ok(Proxy {
             address,
+            #[cfg(target_os = "linux")]
+            _reserved,
             shared,
             listening,
         })
@@ -254,7 +270,7 @@ impl Proxy {
     ///
     /// # Errors
     ///
-    /// Another program has taken the port meanwhile.
+    /// The port can't be bound. Only on Linux is it certain that no other program has taken it.
     pub async fn accept(&mut self) -> io::Result<()> {
         if self.listening.is_none() {
             let listener = TcpListener::bind(self.address).await?;

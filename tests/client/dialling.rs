@@ -4,9 +4,12 @@
 use std::time::Duration;
 
 use actix_sandbox::{Error, ErrorKind, Sandbox};
-use tokio::{io::AsyncWriteExt, net::TcpListener};
+use tokio::io::AsyncWriteExt;
 
-use crate::support::scripted::{Heard, Peer, Scripted, drain, read_head, within};
+use crate::support::{
+    port::Port,
+    scripted::{Heard, Peer, Scripted, drain, read_head, within},
+};
 
 async fn create(server: &Scripted) -> Error {
     within(
@@ -32,10 +35,8 @@ fn check(error: &Error, kind: ErrorKind, address: &str, cause: &str) {
 
 #[actix::test]
 async fn a_port_where_nothing_listens_says_so() {
-    let address = {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        listener.local_addr().unwrap()
-    };
+    let port = Port::reserve();
+    let address = port.address();
     let create = Sandbox::create(format!("ws://{address}")).into_future();
     let error = within("the end of create", create).await.unwrap_err();
     check(

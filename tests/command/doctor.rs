@@ -356,7 +356,12 @@ async fn a_signal_during_a_check_leaves_nothing_behind() {
             "#!/bin/bash\necho > {}\nread -t 1000 <> <(:)\n",
             began.display()
         );
-        fs::write(&program, script).unwrap();
+        // Written by another process: a process that another test is starting would hold a copy of
+        // the descriptor, and an open file can't be executed.
+        let source = programs.path().join("source");
+        fs::write(&source, script).unwrap();
+        let copied = Command::new("cp").args([&source, &program]).status();
+        assert!(copied.unwrap().success());
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
         // Users of sandboxes must be able to pass through it.
         fs::set_permissions(temporary.path(), fs::Permissions::from_mode(0o755)).unwrap();

@@ -7,6 +7,7 @@ use crate::{
     run::sentence,
     support::{
         cli::{Cli, Ran, Running},
+        port::Port,
         program::Program,
     },
 };
@@ -76,7 +77,9 @@ fn assert_failed(command: &[&str], ran: &Ran, said: &str) {
 
 #[test]
 fn a_dead_server_is_one_sentence() {
-    let mut server = Program::start(&[]);
+    let port = Port::reserve();
+    let address = port.address().to_string();
+    let mut server = Program::start(&["--address", &address]);
     let (cli, id, place) = prepared(&server, &[]);
     server.signal("KILL");
     while !server.is_over() {

@@ -226,14 +226,15 @@ async fn many_sandboxes_run_at_once() {
     let created = join_all((0..MANY).map(|number| {
         let url = server.url().to_owned();
         async move {
-            let sandbox = Sandbox::create(&url).await.unwrap();
+            let sandbox = Sandbox::create(&url).idle_timeout(Duration::from_secs(1_800));
+            let sandbox = sandbox.await.unwrap();
             let code = format!("echo {number} > mine; cat mine");
             let output = sandbox.run(Language::Bash, code).await.unwrap();
             assert_eq!(output.stdout, format!("{number}\n"), "{output:?}");
             sandbox
         }
     }));
-    let sandboxes = tokio::time::timeout(Duration::from_secs(120), created);
+    let sandboxes = tokio::time::timeout(Duration::from_secs(600), created);
     let sandboxes = sandboxes.await.expect("every sandbox ran its code");
     let again = join_all(
         sandboxes

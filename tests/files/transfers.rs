@@ -23,7 +23,7 @@ use tokio::io::AsyncWriteExt;
 use super::support::{
     memory_sampler,
     proxy::{Chance, Plan},
-    resident_memory, sandbox, sandbox_behind, within,
+    resident_memory, sandbox, sandbox_behind, within, within_long,
 };
 
 const FILES: u64 = 10_000;
@@ -151,11 +151,11 @@ async fn ten_thousand_files_move_both_ways_through_cuts() {
         let moved = match is_upload {
             true => {
                 let upload = files.upload(source.path(), "tree").progress(check);
-                within("the upload", upload).await
+                within_long("the upload", upload).await
             }
             false => {
                 let download = files.download("tree", destination.path()).progress(check);
-                within("the download", download).await
+                within_long("the download", download).await
             }
         };
         let moved = moved.unwrap();
@@ -220,7 +220,7 @@ async fn rules_leave_files_out_and_skipped_files_are_reported() {
     let upload = files
         .upload(local.path(), "p")
         .ignore(["target/", "*.log", "!keep.log"]);
-    let moved = within("the upload", upload).await.unwrap();
+    let moved = within_long("the upload", upload).await.unwrap();
     assert_eq!((moved.entries, moved.skipped_count), (2, 1), "{moved:?}");
     assert_eq!(moved.skipped[0].path, FilePath::from("socket"));
     drop(socket);
@@ -325,12 +325,12 @@ async fn a_panic_of_the_progress_function_fails_the_transfer() {
     let upload = files
         .upload(local.path(), "to")
         .progress(|_| panic!("of the test"));
-    let error = within("the upload", upload).await.unwrap_err();
+    let error = within_long("the upload", upload).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::LocalFile, "{error}");
     files.write("one", "1").await.unwrap();
     let download = files.download("one", local.path().join("two"));
     let download = download.progress(|_| panic!("of the test"));
-    let error = within("the download", download).await.unwrap_err();
+    let error = within_long("the download", download).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::LocalFile, "{error}");
     assert_eq!(fs::read_dir(local.path()).unwrap().count(), 1);
 }

@@ -1,7 +1,5 @@
 //! Watches through broken links, at a checkpoint and in an idle sandbox.
 
-use std::time::Duration;
-
 use actix_sandbox::{
     ErrorKind, FileEvent, FileEvents, Language, LocalServer, ProcessEnd,
     actor::{Builtin, Exec, Wait},
@@ -10,7 +8,7 @@ use futures::StreamExt;
 
 use super::by_message::python;
 use crate::support::{
-    self, patient,
+    self, backend, patient,
     proxy::{Chance, Plan},
     sandbox_behind, until_it_runs, within,
 };
@@ -115,7 +113,7 @@ async fn a_watch_ends_at_a_checkpoint_and_does_not_refuse_it() {
 #[actix::test]
 async fn a_watch_does_not_keep_a_sandbox_from_becoming_idle() {
     let server = LocalServer::start().await.unwrap();
-    let sandbox = patient(server.url()).idle_timeout(Duration::from_secs(1));
+    let sandbox = patient(server.url()).idle_timeout(backend::LONG_ENOUGH_TO_BEGIN);
     let sandbox = sandbox.await.unwrap();
     let events = within("the watch", sandbox.files().watch("", true)).await;
     let items: Vec<_> = within("the end", events.unwrap().collect()).await;

@@ -5,7 +5,9 @@ use actix_sandbox::{
     SandboxState, SandboxToken,
 };
 
-use super::support::{LONG, attach_when_free, events, lift, lifted, within};
+use super::support::{
+    LONG, attach_when_free, backend::LONG_ENOUGH_TO_BEGIN, events, lift, lifted, within,
+};
 
 async fn server() -> LocalServer {
     LocalServer::start().await.expect("a server")
@@ -52,7 +54,7 @@ async fn another_client_finds_the_program_and_its_processes() {
 #[actix::test]
 async fn an_idle_program_ends_so_that_the_service_can_end_the_sandbox() {
     let server = server().await;
-    let sandbox = lifted(server.url()).idle_timeout(std::time::Duration::from_secs(1));
+    let sandbox = lifted(server.url()).idle_timeout(LONG_ENOUGH_TO_BEGIN);
     let sandbox = sandbox.await.expect("a sandbox");
     let mut events = events(&sandbox).await;
     let end = within("the end", async {

@@ -6,7 +6,7 @@ use futures::future::try_join;
 use super::{
     random, read,
     support::proxy::{Plan, Proxy},
-    support::{self, sandbox, within},
+    support::{self, sandbox, within, within_long},
 };
 
 const ECHO: &str = "import sys
@@ -53,7 +53,7 @@ async fn a_code_point_cut_at_every_position_comes_through_unchanged() {
         text.as_bytes()
     );
     let process = sandbox.exec(Language::Python, code).await.expect("started");
-    let output = within("the output", read(process.stdout())).await;
+    let output = within_long("the output", read(process.stdout())).await;
     assert_eq!(output.expect("whole"), text.as_bytes());
 }
 
@@ -86,7 +86,7 @@ block = open('block', 'rb').read()
 for i in range(100):
     sys.stdout.buffer.write(bytes(i ^ 0x55 for _ in range(1)) + block[1:])";
     let process = sandbox.exec(Language::Python, code).await.expect("started");
-    let output = within("the output", read(process.stdout())).await;
+    let output = within_long("the output", read(process.stdout())).await;
     let output = output.expect("whole");
     assert_eq!(output.len(), BYTES);
     for (i, got) in output.chunks(1 << 20).enumerate() {
@@ -117,8 +117,8 @@ print(same, len(sys.stdin.buffer.read()))";
         }
         process.close_stdin().await.expect("closed");
     };
-    within("the input", write).await;
-    let output = within("the output", read(process.stdout())).await;
+    within_long("the input", write).await;
+    let output = within_long("the output", read(process.stdout())).await;
     assert_eq!(output.expect("whole"), b"100 0\n");
     assert!(proxy.accepted() > 3, "{} dials", proxy.accepted());
     sandbox.kill().await.expect("killed");

@@ -151,7 +151,7 @@ async fn run(server: &LocalServer, seed: u64, processes: usize) -> Result<Seen, 
         .reconnect_policy(eager())
         // Short enough to detect a half-open link soon. Long enough that a busy machine doesn't
         // fail the create, which the client doesn't retry.
-        .keepalive(Duration::from_millis(100), Duration::from_millis(900))
+        .keepalive(Duration::from_millis(100), Duration::from_secs(3))
         .output_policy(OutputPolicy {
             budget,
             overflow: Overflow::default(),

@@ -167,7 +167,7 @@ async fn an_attach_that_gets_no_answer_fails() {
         let server = Scripted::bind().await;
         let mut attach = Sandbox::attach(server.url(), ID, TOKEN);
         if script == "silent" {
-            attach = attach.create_timeout(std::time::Duration::from_millis(50));
+            attach = attach.create_timeout(std::time::Duration::from_secs(2));
         } else {
             attach = attach.create_timeout(10 * PATIENCE);
         }

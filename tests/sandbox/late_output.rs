@@ -6,7 +6,11 @@ use std::{
     time::Duration,
 };
 
-use crate::support::{VERSIONS, backend, patient, sandbox, sandbox_of, within};
+use crate::support::{
+    VERSIONS,
+    backend::{self, LONG_ENOUGH_TO_BEGIN},
+    patient, sandbox, sandbox_of, within,
+};
 use actix_sandbox::{
     Language, LocalServer, Output, ProcessEnd, ProtocolVersion, Sandbox, server::ServerBuilder,
 };
@@ -95,7 +99,11 @@ if os.fork() == 0:
             (Language::Bash, "(sleep 1; echo late) & echo main"),
             (Language::Python, python),
         ] {
-            let output = output(sandbox.command(language, code)).await;
+            let mut command = sandbox.command(language, code);
+            if version == ProtocolVersion::V2 {
+                command = command.output_grace(crate::support::LONG);
+            }
+            let output = output(command).await;
             assert_eq!(output.stdout, "main\nlate\n", "{version}");
             assert!(!output.cut);
         }
@@ -166,7 +174,7 @@ async fn output_that_a_daemon_floods_is_cut_after_the_grace() {
 async fn under_v1_a_daemon_ends_its_exec_after_a_while() {
     let builder = LocalServer::builder()
         .max_protocol_version(ProtocolVersion::V1)
-        .max_run_time(backend::LONG_ENOUGH_TO_BEGIN);
+        .max_run_time(LONG_ENOUGH_TO_BEGIN);
     let (server, sandbox) = sandbox_on(builder).await;
     let output = bash(&sandbox, "sleep 1000 & echo main").await;
     assert_eq!(output.stdout, "main\n");
@@ -229,12 +237,12 @@ async fn a_checkpoint_cuts_output_that_goes_on() {
 async fn a_sandbox_with_late_output_is_not_idle() {
     let (server, _) = sandbox().await;
     for version in VERSIONS {
-        let sandbox = patient(server.url()).idle_timeout(Duration::from_secs(1));
+        let sandbox = patient(server.url()).idle_timeout(LONG_ENOUGH_TO_BEGIN);
         let sandbox = sandbox
             .max_protocol_version(version)
             .await
             .expect("a sandbox");
-        let mut command = sandbox.command(Language::Bash, "(sleep 3; echo late) & echo main");
+        let mut command = sandbox.command(Language::Bash, "(sleep 7; echo late) & echo main");
         if version == ProtocolVersion::V2 {
             command = command.output_grace(crate::support::LONG);
         }
@@ -268,7 +276,7 @@ async fn the_grace_does_not_run_while_the_window_is_full() {
     let (server, sandbox) = sandbox().await;
     let code = "(head -c 2500000 /dev/zero | tr '\\0' x; touch through) & echo main >&2";
     let command = sandbox.command(Language::Bash, code);
-    let command = command.output_grace(Duration::from_secs(1));
+    let command = command.output_grace(LONG_ENOUGH_TO_BEGIN);
     let command = command.output_policy(actix_sandbox::OutputPolicy {
         budget: 64 * 1024,
         overflow: actix_sandbox::Overflow::Pause {
@@ -279,7 +287,7 @@ async fn the_grace_does_not_run_while_the_window_is_full() {
     let stdout = process.stdout();
     within("the end", process.wait()).await.expect("an end");
     // Sleep longer than the grace, without reading.
-    bash(&sandbox, "sleep 3; [ ! -e through ]")
+    bash(&sandbox, "sleep 7; [ ! -e through ]")
         .await
         .error_for_status()
         .expect("the writer is paused");

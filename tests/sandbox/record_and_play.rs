@@ -362,7 +362,7 @@ async fn deviation<F: Future<Output = ()>>(
     name: &str,
     program: impl FnOnce(String) -> F,
 ) -> Deviation {
-    let builder = Player::builder(recording::load(name)).patience(Duration::from_secs(2));
+    let builder = Player::builder(recording::load(name)).patience(Duration::from_secs(10));
     let player = builder.start().await.unwrap();
     within(name, program(player.url())).await;
     let deviation = within(name, player.finish())
@@ -414,7 +414,7 @@ async fn a_deviation_says_where_what_was_expected_and_what_came() {
         });
     });
     let silent = url.await;
-    assert!(silent.found().contains("nothing came for 2s"), "{silent}");
+    assert!(silent.found().contains("nothing came for 10s"), "{silent}");
 
     // The client never dials.
     let never = deviation("idle_timeout_delete", async |_| {}).await;

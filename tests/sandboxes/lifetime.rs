@@ -18,7 +18,7 @@ use crate::support::{
 };
 
 /// Long enough to create a sandbox on a busy machine.
-const LIFETIME: Duration = Duration::from_secs(8);
+const LIFETIME: Duration = Duration::from_secs(10);
 
 async fn end_of(sandbox: &Sandbox) -> SandboxEnd {
     let mut events = sandbox.events();

@@ -32,7 +32,7 @@ async fn confined() -> Vec<LocalServer> {
 /// Whether a Python program can use this much memory.
 async fn can_use(sandbox: &Sandbox, bytes: u64) -> bool {
     // The agent of gVisor measures the memory of processes, so keep it for a while.
-    let code = format!("import time\nkept = b'x' * {bytes}\ntime.sleep(1)\nprint(len(kept))");
+    let code = format!("import time\nkept = b'x' * {bytes}\ntime.sleep(5)\nprint(len(kept))");
     let output = within("python", sandbox.run(Language::Python, code)).await;
     output.expect("ran").stdout == format!("{bytes}\n")
 }

@@ -31,7 +31,7 @@ async fn python_and_bash_run_and_the_sandbox_is_killed() {
     let mut lines = client
         .run(
             "python",
-            "print('hi'); import sys; print('err', file=sys.stderr)",
+            "import sys; sys.stdout.write('hi\\n'); sys.stderr.write('err\\n')",
         )
         .await;
     lines[1..3].sort();

@@ -24,7 +24,7 @@ fn processes_called_with(argument: &str) -> usize {
 #[tokio::test]
 async fn an_exec_ends_though_a_background_child_never_stops_writing() {
     let server = backend::with_visible_processes()
-        .max_run_time(Duration::from_secs(1))
+        .max_run_time(backend::LONG_ENOUGH_TO_BEGIN)
         .start()
         .await
         .unwrap();

@@ -50,10 +50,25 @@ use tokio::sync::mpsc;
 pub(crate) const LONG: Duration = Duration::from_secs(120);
 
 /// Awaits a future. Panics with the name of the step after [`LONG`].
-pub(crate) async fn within<T>(what: &str, future: impl IntoFuture<Output = T>) -> T {
-    match tokio::time::timeout(LONG, future).await {
+pub(crate) fn within<T>(
+    what: &str,
+    future: impl IntoFuture<Output = T>,
+) -> impl Future<Output = T> {
+    limited(LONG, what, future)
+}
+
+/// Like [`within`], for a step that takes seconds on an idle machine.
+pub(crate) fn within_long<T>(
+    what: &str,
+    future: impl IntoFuture<Output = T>,
+) -> impl Future<Output = T> {
+    limited(5 * LONG, what, future)
+}
+
+async fn limited<T>(limit: Duration, what: &str, future: impl IntoFuture<Output = T>) -> T {
+    match tokio::time::timeout(limit, future).await {
         Ok(value) => value,
-        Err(_) => panic!("{what}: not within {LONG:?}"),
+        Err(_) => panic!("{what}: not within {limit:?}"),
     }
 }
 

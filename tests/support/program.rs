@@ -9,6 +9,7 @@ use std::{
 #[cfg(target_os = "linux")]
 use std::path::Path;
 
+use nix::{sys::signal::Signal, unistd::Pid};
 use tempfile::TempDir;
 
 use super::within;
@@ -161,6 +162,9 @@ impl Program {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
+        // The log is read at the end. A full pipe would stop the server.
+        #[cfg(target_os = "linux")]
+        rustix::pipe::fcntl_setpipe_size(child.stderr.as_ref().unwrap(), 1 << 20).unwrap();
         let mut line = String::new();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         stdout.read_line(&mut line).unwrap();
@@ -187,9 +191,9 @@ impl Program {
     }
 
     pub(crate) fn signal(&self, signal: &str) {
-        let pid = self.child.as_ref().unwrap().id().to_string();
-        let sent = Command::new("kill").args(["-s", signal, &pid]).status();
-        assert!(sent.unwrap().success());
+        let pid = self.child.as_ref().unwrap().id().cast_signed();
+        let signal: Signal = format!("SIG{signal}").parse().unwrap();
+        nix::sys::signal::kill(Pid::from_raw(pid), signal).unwrap();
     }
 
     /// Closes the reading end of the pipe that is its stderr.

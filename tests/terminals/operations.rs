@@ -143,17 +143,20 @@ async fn a_process_without_a_terminal_has_no_size() {
 async fn ctrl_c_ends_what_runs_and_ctrl_z_stops_it() {
     let (_server, sandbox) = sandbox().await;
     let mut terminal = sandbox.terminal().open().await.unwrap();
-    let sleep = b"sleep 86400; echo ended with $?\r";
+    let running = async |seconds: u32| {
+        let code = format!("until pgrep -f '^sleep {seconds}$' >/dev/null; do sleep 0.05; done");
+        sandbox.run(Language::Bash, code).await.unwrap();
+    };
+    let sleep = b"sleep 86407; echo ended with $?\r";
     terminal.write_all(sleep).await.unwrap();
-    let running = "until pgrep -f '^sleep 8640' >/dev/null; do sleep 0.05; done";
-    sandbox.run(Language::Bash, running).await.unwrap();
+    running(86_407).await;
     terminal.write_all(b"\x03").await.unwrap();
     read_until(&mut terminal, "^C").await;
     terminal
-        .write_all(b"sleep 86401; echo stopped with $?\r")
+        .write_all(b"sleep 86413; echo stopped with $?\r")
         .await
         .unwrap();
-    sandbox.run(Language::Bash, running).await.unwrap();
+    running(86_413).await;
     terminal.write_all(b"\x1a").await.unwrap();
     read_until(&mut terminal, "stopped with 148").await;
     terminal
@@ -281,12 +284,12 @@ async fn ctrl_c_discards_what_was_typed_before_it() {
 #[actix::test]
 async fn a_terminal_without_a_client_does_not_keep_the_sandbox_from_becoming_idle() {
     let server = LocalServer::start().await.unwrap();
-    let sandbox = patient(server.url()).idle_timeout(Duration::from_secs(1));
+    let sandbox = patient(server.url()).idle_timeout(backend::LONG_ENOUGH_TO_BEGIN);
     let sandbox = sandbox.await.unwrap();
     let terminal = sandbox.terminal().program("cat").kill_on_drop(false);
     let mut terminal = terminal.open().await.unwrap();
     // With a client, the sandbox outlives its idle timeout.
-    let longer = sandbox.run(Language::Bash, "sleep 2; echo $(< /proc/loadavg)");
+    let longer = sandbox.run(Language::Bash, "sleep 7; echo $(< /proc/loadavg)");
     within("a longer time", longer).await.unwrap();
     terminal.write_all(b"still here\n").await.unwrap();
     read_until(&mut terminal, "still here").await;

@@ -46,8 +46,8 @@ async fn each_signal_reaches_the_main_process_once() {
 
 /// A shell and its child print each signal that they get.
 const FAMILY: &str = "
-(trap 'echo child' USR1; echo ready; while true; do sleep 0.01; done) &
 trap 'echo shell' USR1
+(trap 'echo child' USR1; echo ready; while true; do sleep 0.01; done) &
 while true; do wait; done
 ";
 

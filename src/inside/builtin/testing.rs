@@ -114,6 +114,17 @@ pub(super) struct Ends {
     pub(super) stopper: Option<PipeWriter>,
 }
 
+impl Ends {
+    /// Stops the builtin, which has not started yet.
+    pub(super) fn stop(&mut self, streams: &Streams) {
+        self.stopper.take();
+        // A process that another test is starting may still hold a copy of the pipe.
+        while !streams.is_stopped() {
+            thread::yield_now();
+        }
+    }
+}
+
 pub(super) fn ends() -> (Streams, Ends) {
     let (stdin, input) = io::pipe().unwrap();
     let (output, stdout) = io::pipe().unwrap();

@@ -149,7 +149,7 @@ async fn ends_with_partial_results(signal: &str, status: i32) {
     // The scripts from the tenth on don't end.
     let script = format!("echo x >> {marked}; (( $(wc -l < {marked}) < 10 )) || sleep 1000");
     let bench = long_run(server.url(), &script, &file).spawn().unwrap();
-    marks(marked, 11).await;
+    marks(marked, 10).await;
     let sent = Command::new("kill")
         .args(["-s", signal, &bench.id().to_string()])
         .status();

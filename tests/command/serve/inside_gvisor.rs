@@ -13,7 +13,7 @@ read -r _ _ url <"$2/out"
 python3 - "$url" <<'END'
 import sys, urllib.request
 url = sys.argv[1] + "/execute?language=bash"
-print(urllib.request.urlopen(url, b"ulimit -c; echo m$((1 + 1))", 30).read())
+print(urllib.request.urlopen(url, b"ulimit -c; echo m$((1 + 1))", 100).read())
 END
 kill %1
 wait %1
@@ -28,7 +28,7 @@ async fn inside_gvisor_the_host_backend_starts_and_runs_code() {
     let directory = tempfile::tempdir().unwrap();
     let records = tempfile::tempdir().unwrap();
     let mut command = Command::new("timeout");
-    command.args(["-k", "1", "60", "runsc"]);
+    command.args(["-k", "1", "110", "runsc"]);
     command.arg("--root").arg(records.path());
     command.args(["--network=none", "--platform=ptrace", "--ignore-cgroups"]);
     command.args(["do", "bash", "-c", SCRIPT, "bash"]);

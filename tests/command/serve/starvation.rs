@@ -84,6 +84,7 @@ async fn busy_callers_without_the_secret_starve_no_health_check() {
                 let requests = "GET /create HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(50);
                 loop {
                     let Ok(mut stream) = TcpStream::connect(&address).await else {
+                        tokio::task::yield_now().await;
                         continue;
                     };
                     let _ = stream.write_all(requests.as_bytes()).await;
@@ -145,11 +146,12 @@ async fn execs_that_ended_keep_few_descriptors_of_the_server() {
     let after = program.descriptors();
     println!("descriptors: {before}, after {EXECS} execs {after}");
     assert!(after <= before + MOST_KEPT + OTHERS, "{before}, {after}");
-    let alive =
-        "jobs=(/proc/[0-9]*/cmdline); grep -lz '^sleep$' \"${jobs[@]}\" 2>/dev/null | wc -l";
-    let alive = sandbox.run(Language::Bash, alive).await.unwrap();
-    let alive: usize = alive.stdout_lossy().trim().parse().unwrap();
-    assert!(alive >= EXECS, "only {alive} processes are alive");
+    let alive = format!(
+        "until (( $(grep -lz '^sleep$' /proc/[0-9]*/cmdline 2>/dev/null | wc -l) >= {EXECS} ))
+        do sleep 0.05; done; echo alive"
+    );
+    let alive = within("all are alive", sandbox.run(Language::Bash, alive)).await;
+    assert_eq!(alive.unwrap().stdout, "alive\n");
 }
 
 /// Connections with the secret are never evicted. They have a limit, and health checks have places

@@ -2,7 +2,7 @@
 
 use std::{
     fs::OpenOptions,
-    net::TcpListener,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -13,7 +13,10 @@ use async_nats::{
     jetstream::{self, Context, consumer::PullConsumer},
 };
 use futures::StreamExt;
-use tokio::process::{Child, Command};
+use tokio::{
+    net::TcpSocket,
+    process::{Child, Command},
+};
 
 /// The program with the subcommands `submit`, `worker` and `results`.
 const JOBS: &str = env!("CARGO_BIN_EXE_jobs");
@@ -35,11 +38,13 @@ pub fn has_nats_server() -> bool {
     found
 }
 
-/// Fails the test if something takes longer than a minute.
+/// Far longer than any step takes.
+const LONG: Duration = Duration::from_secs(300);
+
+/// Fails the test if something takes longer than [`LONG`].
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    let limit = Duration::from_secs(60);
-    let done = tokio::time::timeout(limit, future).await;
-    done.unwrap_or_else(|_| panic!("{what} takes longer than {limit:?}"))
+    let done = tokio::time::timeout(LONG, future).await;
+    done.unwrap_or_else(|_| panic!("{what} takes longer than {LONG:?}"))
 }
 
 /// Pseudo-random numbers (SplitMix64). The same seed gives the same numbers.
@@ -59,6 +64,8 @@ impl Chance {
 pub struct Broker {
     server: Child,
     port: u16,
+    /// Keeps the port while the broker restarts.
+    _reserved: TcpSocket,
     store: PathBuf,
     jetstream: Context,
     /// A message for each attempt to publish a result.
@@ -67,19 +74,22 @@ pub struct Broker {
 
 impl Broker {
     pub async fn start(store: &Path) -> Self {
-        let (server, port, client) = within("the broker", async {
+        let reserved = TcpSocket::new_v4().expect("a socket");
+        reserved.set_reuseaddr(true).expect("set");
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        reserved.bind(any).expect("a free port");
+        let port = reserved.local_addr().expect("an address").port();
+        let mut server = spawn_server(port, store);
+        let client = within("the broker", async {
             loop {
-                // Another program can take the port before the broker does. Then the broker exits.
-                let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
-                let port = free.local_addr().expect("an address").port();
-                drop(free);
-                let mut server = spawn_server(port, store);
-                while server.try_wait().expect("a state").is_none() {
-                    match async_nats::connect(url(port)).await {
-                        Ok(client) => return (server, port, client),
-                        Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
-                    }
+                match async_nats::connect(url(port)).await {
+                    Ok(client) => return client,
+                    Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
                 }
+                assert!(
+                    server.try_wait().expect("a state").is_none(),
+                    "the broker exited"
+                );
             }
         })
         .await;
@@ -87,6 +97,7 @@ impl Broker {
         Self {
             server,
             port,
+            _reserved: reserved,
             store: store.to_owned(),
             jetstream: jetstream::new(client),
             published,
@@ -146,7 +157,7 @@ impl Broker {
         worker: &mut Worker,
         is_met: impl AsyncFn(&Context) -> Option<()>,
     ) {
-        let mut within_limit = std::pin::pin!(tokio::time::sleep(Duration::from_secs(60)));
+        let mut within_limit = std::pin::pin!(tokio::time::sleep(LONG));
         while is_met(&self.jetstream).await.is_none() {
             worker.assert_runs();
             let next = tokio::time::timeout(Duration::from_millis(100), self.published.next());

@@ -154,7 +154,7 @@ fn a_stop_ends_a_list() {
     let home = Home::new();
     home.put("a", "");
     let (mut streams, mut ends) = ends();
-    ends.stopper.take();
+    ends.stop(&streams);
     let list = parse(&json!({"op": "list", "path": ""}));
     let error = run(&list, home.0.path(), &mut streams).unwrap_err();
     assert_eq!(error.message, "cannot list '': the operation was stopped");

@@ -104,7 +104,7 @@ fn a_stop_ends_a_removal() {
     let home = Home::new();
     fs::create_dir(home.path("d")).unwrap();
     let (mut streams, mut ends) = ends();
-    ends.stopper.take();
+    ends.stop(&streams);
     let error = run(&parse(&removal("d", true)), home.0.path(), &mut streams).unwrap_err();
     assert_eq!(
         error.message,

@@ -156,7 +156,7 @@ fn a_stop_before_the_commit_discards_the_input() {
     let (streams, mut ends) = ends();
     let new = NewFile::create(Place::open(&home.path("a")).unwrap(), None).unwrap();
     (&new.file).write_all(b"new").unwrap();
-    ends.stopper.take();
+    ends.stop(&streams);
     new.commit(false, &streams).unwrap_err();
     assert_eq!(home.get("a"), b"old");
     assert_eq!(home.names(""), ["a"]);

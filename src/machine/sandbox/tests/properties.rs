@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::machine::{
     Connection, ConnectionAction, ConnectionConfig, ConnectionState, Process, ProcessAction,
-    ProcessConfig, ReconnectPolicy,
+    ProcessConfig, ReconnectPolicy, tests::config,
 };
 
 #[derive(Clone, Debug)]
@@ -210,6 +210,7 @@ impl World {
             Some("kill") => &[
                 "SANDBOX_KILLED",
                 "SANDBOX_DELETED",
+                "SANDBOX_LIFETIME_ENDED",
                 "SANDBOX_CREATION_ERROR",
                 "SANDBOX_LOCK_RENEWAL_ERROR",
                 // A kill after a checkpoint succeeds; the checkpoint stays.
@@ -602,11 +603,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: 500,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(config(500))]
 
     #[test]
     fn everything_asked_is_answered_once_whatever_happens(
