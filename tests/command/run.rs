@@ -312,6 +312,7 @@ fn a_reader_that_pauses_gets_all_output() {
     let mut stdout = run.child().stdout.take().unwrap();
     let mut all = vec![0];
     stdout.read_exact(&mut all).unwrap();
+    #[expect(clippy::disallowed_methods, reason = "the time itself matters")]
     std::thread::sleep(Duration::from_secs(12));
     stdout.read_to_end(&mut all).unwrap();
     assert!(all == vec![b'x'; BYTES], "{} bytes", all.len());
