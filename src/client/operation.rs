@@ -1,10 +1,7 @@
 //! Operations that the server provides: starts them and waits for their results. Each is an exec
 //! whose program is a [`Builtin`].
 
-use std::{
-    task::{Context, Poll, ready},
-    time::Duration,
-};
+use std::task::{Context, Poll, ready};
 
 use futures::future::BoxFuture;
 use serde::de::{DeserializeOwned, IgnoredAny};
@@ -13,7 +10,7 @@ use super::{Command, Process, Sandbox};
 use crate::{
     Error, ProcessEnd, SandboxEnd,
     actor::Exec,
-    machine::{Failure, OutputPolicy, Overflow, Stdin},
+    machine::{Failure, OutputPolicy, Stdin},
     protocol::{Builtin, BuiltinError},
 };
 
@@ -34,10 +31,7 @@ impl Sandbox {
         let mut exec = Exec::builtin(builtin);
         exec.stdin = stdin;
         // No content may be dropped, whatever the policy of the sandbox.
-        exec.output = Some(OutputPolicy {
-            overflow: Overflow::Pause { max: Duration::MAX },
-            ..OutputPolicy::default()
-        });
+        exec.output = Some(OutputPolicy::default());
         let command = Command::of(self.clone(), exec);
         command.kill_on_drop(true).spawn().await
     }

@@ -50,7 +50,7 @@ impl fmt::Display for Error {
             Repr::OutputLost { stream, bytes } => write!(
                 f,
                 "{bytes} bytes of {stream} were dropped here, because they were not read in time; \
-                 read the output while the process runs, or set a larger budget or pause \
+                 read the output while the process runs, or raise the budget or the maximum pause \
                  (`.output_policy(…)`)"
             ),
             Repr::OutputOverflow { budget } => {

@@ -84,7 +84,8 @@ pub enum Overflow {
         /// The maximum pause while no byte is read. After it, the oldest output is dropped and the
         /// process continues. The limit exists because servers drop clients that don't answer
         /// pings. Under protocol v2, where pings are always answered, it applies only while a
-        /// caller waits. `Duration::MAX` pauses without a limit. Default: 10 s.
+        /// caller waits. `Duration::MAX` means no limit; under protocol v1, a service may then
+        /// close the connection. Default: 10 s.
         max: Duration,
     },
     /// The oldest output is dropped. Its reader gets an error with the number of bytes.

@@ -235,8 +235,9 @@ setters! {
     /// Default: 5 min.
     store_timeout(timeout: Duration): options.store_timeout = timeout;
 
-    /// How long a server that stops waits until its sandboxes are checkpointed and deleted. A
-    /// checkpoint that takes longer is lost. Default: 10 s.
+    /// Time limit for checkpointing and deleting the sandboxes when the server stops. Checkpoints
+    /// that aren't complete by then are lost. Dropping the server blocks for at most about 15 s,
+    /// whatever this limit is: call `stop` first. Default: 10 s.
     shutdown_timeout(timeout: Duration): options.shutdown_timeout = timeout;
 
     /// The duration of the lease on a sandbox that may be handed over. The server renews the lease

@@ -155,7 +155,7 @@ impl LocalServer {
     }
 
     /// Stops the server. Resolves when it no longer listens, all processes of the sandboxes are
-    /// killed and their files are removed, which takes at most about as long as the
+    /// killed and their files are removed, or shortly after the
     /// [`shutdown_timeout`](ServerBuilder::shutdown_timeout).
     ///
     /// If the future is dropped earlier, for example by a timeout, the drop doesn't block. The
@@ -248,6 +248,7 @@ fn serve(
         let server = listener::bind(&address).and_then(|listeners| {
             let bound = listeners.first().map(TcpListener::local_addr);
             let bound = bound.ok_or_else(|| io::Error::other("no address"))??;
+            // For `listener::stop`: actix-server only closes its own.
             let kept = listeners.iter().map(TcpListener::try_clone);
             let kept = kept.collect::<io::Result<Vec<_>>>()?;
             let limits = Limits::new(open_files(), builder.max_connections);

@@ -112,7 +112,8 @@ struct Shared {
 /// ```
 pub struct Proxy {
     address: SocketAddr,
-    /// Keeps the port while no listener is bound to it. Only Linux permits both.
+    /// Reserves the port while the proxy doesn't listen. Only Linux lets a listener bind a port
+    /// that is reserved this way.
     #[cfg(target_os = "linux")]
     _reserved: Socket,
     shared: Arc<Shared>,
@@ -135,9 +136,8 @@ impl Listening {
 
 impl Drop for Listening {
     fn drop(&mut self) {
-        // Closing is not enough: a process that this program is starting has a copy of the
-        // descriptor from its fork until its exec. Where the system can't shut down a listener, the
-        // drop closes it.
+        // Closing the socket isn't enough: a child process between fork and exec still has a copy
+        // of it. macOS can't shut down a listening socket. There, closing it must do.
         let _ = SockRef::from(&*self.listener).shutdown(Shutdown::Both);
         self.task.abort();
     }
@@ -270,7 +270,8 @@ impl Proxy {
     ///
     /// # Errors
     ///
-    /// The port can't be bound. Only on Linux is it certain that no other program has taken it.
+    /// The port can't be bound. On Linux, the proxy reserves it. Elsewhere, another program may
+    /// have taken it.
     pub async fn accept(&mut self) -> io::Result<()> {
         if self.listening.is_none() {
             let listener = TcpListener::bind(self.address).await?;

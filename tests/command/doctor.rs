@@ -356,8 +356,8 @@ async fn a_signal_during_a_check_leaves_nothing_behind() {
             "#!/bin/bash\necho > {}\nread -t 1000 <> <(:)\n",
             began.display()
         );
-        // Written by another process: a process that another test is starting would hold a copy of
-        // the descriptor, and an open file can't be executed.
+        // `cp` writes the program. If this process did, a child that another test forks could hold
+        // a copy of the descriptor, and the exec would fail with ETXTBSY.
         let source = programs.path().join("source");
         fs::write(&source, script).unwrap();
         let copied = Command::new("cp").args([&source, &program]).status();

@@ -11,8 +11,8 @@ use crate::support::{
     program::Program,
 };
 
-/// Starts an HTTP server in a sandbox. Returns the id of the sandbox and the port, which on the
-/// backend `host` is one of this machine.
+/// Starts an HTTP server in a sandbox. Returns the id of the sandbox and the port. It is
+/// reserved, because with the backend `host` it is a port of this machine.
 fn http_server(cli: &Cli) -> (String, Port) {
     let id = cli.create();
     let reserved = Port::reserve();

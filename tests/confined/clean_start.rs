@@ -234,10 +234,12 @@ async fn no_process_inherits_a_foreign_descriptor() {
         let processes = server.processes();
         // The watchdog, and the code or the process of the backend that runs it.
         assert!(processes.len() >= 2, "{backend}: {processes:?}");
+        let mut checked = 0;
         for pid in processes {
             let Ok(name) = fs::read_to_string(format!("/proc/{pid}/comm")) else {
                 continue; // it has ended
             };
+            checked += 1;
             for (number, target) in descriptors(pid) {
                 let shown = format!("{backend}: {} has {number}: {target:?}", name.trim());
                 // These programs open files of their own.
@@ -249,6 +251,7 @@ async fn no_process_inherits_a_foreign_descriptor() {
                 assert!(!is_foreign, "{shown}");
             }
         }
+        assert!(checked >= 2, "{backend}: {checked}");
         within("the kill", sandbox.kill()).await.unwrap();
     }
 }

@@ -200,7 +200,8 @@ fn calls(files: &Files) -> [BoxFuture<'_, Result<(), Error>>; 7] {
     ]
 }
 
-/// Calls operations until the attack ends. Each call settles. Returns how many failed and succeeded.
+/// Calls operations until the attack ends. Each call settles. Returns how many failed and
+/// succeeded.
 async fn call_until_the_end(sandbox: &Sandbox, attack: &Process, calls: Calls) -> (u32, u32) {
     let files = sandbox.files();
     let (mut failed, mut succeeded) = (0, 0);
@@ -227,6 +228,7 @@ async fn swapped_links_and_directories_change_nothing_outside() {
     let attack = start(&sandbox, SWAP, canary.path()).await;
     let (failed, succeeded) = call_until_the_end(&sandbox, &attack, calls).await;
     println!("{failed} calls failed, {succeeded} succeeded");
+    assert!(failed + succeeded > 0);
     assert_eq!(outside(canary.path()), before);
     assert_goes_on(&sandbox).await;
     let other = patient(server.url()).await.unwrap();

@@ -104,7 +104,7 @@ async fn dropping_the_last_handle_in_the_middle_ends_everything() {
     assert_eq!(proxy.accepted(), dials);
 }
 
-/// A process of the program that is between its fork and its exec holds copies of the descriptors.
+/// A child process between fork and exec holds copies of all descriptors.
 #[actix::test]
 async fn a_proxy_refuses_and_accepts_while_a_process_is_being_started() {
     let server = LocalServer::start().await.expect("a local server");

@@ -91,7 +91,7 @@ async fn dropping_the_future_of_stop_does_not_block() {
     eventually("the server stops in the background", is_removed).await;
 }
 
-/// A process of the program that is between its fork and its exec holds copies of the descriptors.
+/// A child process between fork and exec holds copies of all descriptors.
 #[tokio::test]
 async fn the_address_of_a_stopped_server_is_free_while_a_process_is_being_started() {
     let port = Port::reserve();

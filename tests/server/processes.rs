@@ -375,7 +375,7 @@ async fn many_sandboxes_are_killed_at_once() {
     let clients = join_all((0..60).map(|i| {
         let server = &server;
         async move {
-            // The first one waits, without a process of its own, until the last one is created.
+            // The first sandbox may be idle until the last one is created.
             let config = json!({"idle_timeout": 1_800});
             let (mut client, identity) = Client::create_with(server, config).await;
             let lines = client

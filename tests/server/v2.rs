@@ -167,8 +167,8 @@ async fn binary_output_is_base64_and_code_points_stay_whole() {
     let (mut client, _) = Client::create_v2(&server).await;
     let code = r"printf 'a\303'; read; printf '\251z'; read; printf '\377\n'";
     let mut seen = false;
-    // The server holds half a code point back for 250 ms. Of many attempts, one answers earlier even
-    // on a busy machine.
+    // The server holds back an incomplete code point for 250 ms. On a busy machine, the answer may
+    // come later, so try again.
     for attempt in 0..100 {
         let id = format!("b{attempt}");
         exec(&mut client, &id, code, json!({})).await;
@@ -328,8 +328,8 @@ async fn output_that_is_still_held_after_the_grace_is_cut() {
         (&end["exit_code"], &end["stdout"], &end["output_cut"]),
         expected
     );
-    // Output that ends with the process is not reported as cut. Not with a grace of 0: a process that
-    // another test is starting holds the pipe, too, until it executes a program.
+    // Output that ends with the process is not reported as cut. Not with a grace of 0: a process
+    // that another test is starting holds the pipe, too, until it executes a program.
     let grace = json!({"output_grace_ms": 60_000});
     exec(&mut client, "b", "echo main", grace).await;
     assert_eq!(done(&mut client, "b").await["output_cut"], Value::Null);

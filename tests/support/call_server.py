@@ -55,8 +55,9 @@ def texts():
     for path in files():
         yield path
         try:
-            # The server has run for less than a quarter of an hour.
-            if path.startswith("/proc/") or os.stat(path).st_mtime > time.time() - 900 and os.path.isfile(path):
+            # Older files can't contain the secret: the server is younger.
+            is_recent = os.stat(path).st_mtime > time.time() - 900
+            if path.startswith("/proc/") or is_recent and os.path.isfile(path):
                 with open(path, "rb") as file:
                     yield file.read(1 << 20).decode(errors="replace")
         except OSError:

@@ -64,6 +64,7 @@ impl Gate {
     }
 
     /// Opens the gate for `bytes` bytes to the target. After these, it holds back the rest.
+    /// Connections that were held back continue.
     pub(crate) fn hold_after(&self, bytes: u64) {
         self.inside.left.store(bytes, Ordering::SeqCst);
         self.inside.held.send_replace(false);
@@ -111,6 +112,11 @@ impl Inside {
                 // The sockets stay open, but this thread reads no more until the gate opens.
                 let mut held = self.held.subscribe();
                 self.held.send_replace(true);
+                // It may have opened meanwhile.
+                if self.left.load(Ordering::SeqCst) >= length as u64 {
+                    self.held.send_replace(false);
+                    continue;
+                }
                 let opened = held.wait_for(|&held| !held);
                 if futures::executor::block_on(opened).is_err() {
                     return;

@@ -57,7 +57,7 @@ pub(crate) fn within<T>(
     limited(LONG, what, future)
 }
 
-/// Like [`within`], for a step that takes seconds on an idle machine.
+/// Like [`within`], with five times the limit: for steps that take seconds even on an idle machine.
 pub(crate) fn within_long<T>(
     what: &str,
     future: impl IntoFuture<Output = T>,
@@ -72,8 +72,8 @@ async fn limited<T>(limit: Duration, what: &str, future: impl IntoFuture<Output 
     }
 }
 
-/// Whether the tests lift their sandboxes: `LIFT=1` makes the same tests use v1 and the lift instead
-/// of v2.
+/// Whether the tests lift their sandboxes: `LIFT=1` makes the same tests use v1 and the lift
+/// instead of v2.
 pub(crate) fn is_lifted() -> bool {
     std::env::var_os("LIFT").is_some()
 }
@@ -157,8 +157,8 @@ pub(crate) fn until_it_runs() -> [u64; 2] {
     }
 }
 
-/// Creates a sandbox through a proxy with these plans: see [`Proxy::start`](proxy::Proxy::start). The
-/// client redials at once when a link is lost.
+/// Creates a sandbox through a proxy with these plans: see [`Proxy::start`](proxy::Proxy::start).
+/// The client redials at once when a link is lost.
 pub(crate) async fn sandbox_behind(
     server: &LocalServer,
     planner: impl Fn(usize) -> proxy::Plan + Send + Sync + 'static,

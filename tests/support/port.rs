@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use socket2::{Domain, Socket, Type};
 
-/// A free port of `127.0.0.1` that no other program gets while this is alive. It refuses
-/// connections until a program of the test listens on it, which must set `SO_REUSEADDR`.
+/// Reserves a free port of `127.0.0.1` (on Linux). Connections are refused until a program of the
+/// test listens on it, with `SO_REUSEADDR`.
 pub(crate) struct Port(Socket);
 
 impl Port {

@@ -162,9 +162,9 @@ impl Program {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        // The log is read at the end. A full pipe would stop the server.
+        // The log is read at the end. A full pipe would block the server.
         #[cfg(target_os = "linux")]
-        rustix::pipe::fcntl_setpipe_size(child.stderr.as_ref().unwrap(), 1 << 20).unwrap();
+        let _ = rustix::pipe::fcntl_setpipe_size(child.stderr.as_ref().unwrap(), 1 << 20);
         let mut line = String::new();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         stdout.read_line(&mut line).unwrap();

@@ -20,8 +20,8 @@ pub(crate) fn serve(builder: ServerBuilder) {
     });
 }
 
-/// A command that runs the test `test` (its full name) of this same test binary. The caller adds the
-/// variables that make it a server.
+/// A command that runs the test `test` (its full name) of this same test binary. The caller adds
+/// the variables that make it a server.
 pub(crate) fn command(test: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
@@ -63,7 +63,7 @@ impl ServerProcess {
         assert!(sent.unwrap().success());
     }
 
-    /// Waits until the process exits. Blocks meanwhile.
+    /// Blocks until the process exits.
     pub(crate) fn ended(mut self) -> std::process::ExitStatus {
         self.child.wait().unwrap()
     }

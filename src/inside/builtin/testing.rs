@@ -14,7 +14,7 @@ use socket2::{Domain, Socket, Type};
 use super::{Streams, run};
 use crate::protocol::{Builtin, BuiltinError};
 
-/// A port of `127.0.0.1` that refuses connections, and belongs to the caller.
+/// Reserves a port of `127.0.0.1`. It refuses connections until the caller listens on the socket.
 pub(super) fn closed_port() -> (Socket, u16) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -115,7 +115,7 @@ pub(super) struct Ends {
 }
 
 impl Ends {
-    /// Stops the builtin, which has not started yet.
+    /// Requests a stop before the builtin starts. Returns once the request is visible.
     pub(super) fn stop(&mut self, streams: &Streams) {
         self.stopper.take();
         // A process that another test is starting may still hold a copy of the pipe.

@@ -62,10 +62,10 @@ fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
-/// Stops listening, so that the address is free. Closing is not enough: a process that this program
-/// is starting has a copy of the descriptor from its fork until its exec.
+/// Stops listening, which frees the address. Closing the socket isn't enough: a child process
+/// between fork and exec still has a copy of it.
 pub(crate) fn stop(listener: &std::net::TcpListener) {
-    // Where the system can't shut down a listener, only closing is left.
+    // macOS can't shut down a listening socket. There, closing it must do.
     let _ = SockRef::from(listener).shutdown(Shutdown::Both);
 }
 

@@ -157,7 +157,7 @@ impl SandboxService {
     }
 
     /// Refuses new sandboxes and deletes all existing ones. Resolves when their processes are
-    /// killed and their files are removed, which takes at most about as long as the
+    /// killed and their files are removed, or shortly after the
     /// [`shutdown_timeout`](ServerBuilder::shutdown_timeout).
     ///
     /// If the future is dropped earlier, the service keeps stopping in the background.

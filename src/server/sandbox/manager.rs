@@ -235,8 +235,8 @@ impl Manager {
         }
     }
 
-    /// Deletes all sandboxes, including the warm ones, and shuts the backend down. Waits for the
-    /// deletion at most as long as the option `shutdown_timeout`.
+    /// Deletes all sandboxes, including the warm ones, and shuts the backend down. Waits at most
+    /// `shutdown_timeout` for the deletion.
     pub(crate) async fn stop(&self) {
         let no_warm_left = async {
             if let Some(pool) = &self.warm {

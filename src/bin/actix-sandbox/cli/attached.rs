@@ -17,18 +17,18 @@ use crate::cli::{
     signals::{SAME_WITHIN, Signals, ended_by, status_of},
 };
 
-/// The policy for output that this command passes on. As in a pipe, the process pauses until the
-/// reader of the command's output reads.
+/// The output policy of processes whose output this command copies. As with a pipe, the process
+/// pauses while the output isn't read.
 pub(crate) const PATIENT: OutputPolicy = OutputPolicy {
     budget: 4 * 1024 * 1024,
     overflow: Overflow::Pause { max: Duration::MAX },
 };
 
-/// Starts a process.
+/// Starts a process. Under protocol v1, uses the default policy instead of [`PATIENT`].
 pub(crate) async fn spawn(command: Command, sandbox: &Sandbox) -> Result<Process, Failure> {
     let command = match sandbox.protocol_version() {
-        // Only the whole connection can pause, and services close a connection that pauses for
-        // long, which loses output without an error.
+        // A pause stops all reads from the connection. A service closes a connection that isn't
+        // read for long, and then the output is lost without an error.
         ProtocolVersion::V1 => command.output_policy(OutputPolicy::default()),
         _ => command,
     };

@@ -127,7 +127,7 @@ impl From<ServerError> for Failure {
 }
 
 /// What the texts of the library say, and what the user of this command can do instead.
-const FLAGS: [(&str, &str); 7] = [
+const FLAGS: [(&str, &str); 8] = [
     (
         "`enable_idle_timeout_auto_checkpoint`",
         "`--checkpoint-when-idle`",
@@ -147,6 +147,12 @@ const FLAGS: [(&str, &str); 7] = [
         "`--max-size` or `--max-entries` of `actix-sandbox cp`",
     ),
     ("`.google_auth(true)`", "`--google-auth`"),
+    // The commands drop output only under protocol v1.
+    (
+        "read the output while the process runs, or raise the budget or the maximum pause \
+         (`.output_policy(…)`)",
+        "`--lift` avoids this",
+    ),
 ];
 
 /// Describes why a client call failed, with the flags to change. The library names its methods

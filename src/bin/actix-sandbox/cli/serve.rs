@@ -28,12 +28,6 @@ const CALLERS: &str = "Access control";
 const HANDOFF: &str = "Handoff between servers";
 const LIMITS: &str = "Limits";
 
-/// How much of `--grace` the sandboxes get. The rest is for what the server does after they ended.
-fn for_sandboxes(grace: Duration) -> Duration {
-    let rest = grace.saturating_sub(Duration::from_secs(5));
-    rest.max(Duration::from_secs(10))
-}
-
 #[derive(Args)]
 pub(crate) struct Serve {
     /// Address to listen on, as host:port. Port 0 selects a free port; the server prints its URL.
@@ -94,8 +88,8 @@ pub(crate) struct Serve {
     #[arg(long, help_heading = HANDOFF, value_name = "TIME", value_parser = duration)]
     handoff_timeout: Option<Duration>,
 
-    /// Time limit for a graceful shutdown, for example 30s. A second signal, more than 2s after the
-    /// first, ends the server at once.
+    /// Time limit for a graceful shutdown, for example 30s. Checkpoints get 5s less, but at least
+    /// 10s. A second signal, more than 2s after the first, ends the server at once.
     #[arg(long, default_value = "15s", value_parser = humantime::parse_duration)]
     grace: Duration,
 
@@ -459,4 +453,11 @@ impl Serve {
 fn end_at_once(reason: &str) -> ! {
     shared::say(reason);
     std::process::exit(1)
+}
+
+/// The part of `--grace` for checkpointing and deleting sandboxes. The remainder is for stopping
+/// the backend and the listener.
+fn for_sandboxes(grace: Duration) -> Duration {
+    let share = grace.saturating_sub(Duration::from_secs(5));
+    share.max(Duration::from_secs(10))
 }
