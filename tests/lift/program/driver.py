@@ -18,6 +18,9 @@ PROGRAM = os.path.join(os.path.dirname(__file__), "../../../src/lift/program")
 PATIENCE = 30
 """How many seconds a test waits for what must happen."""
 
+LONG_ENOUGH_TO_BEGIN_MS = 5000
+"""A time limit within which code has started, even on a busy machine."""
+
 IN_FLIGHT = 256 * 1024
 """How many bytes the client may have sent that the program has not reported as taken."""
 
@@ -83,8 +86,9 @@ class Followed:
 class Driver:
     """A client of one program."""
 
-    def __init__(self, python=sys.executable, wrapper=(), **options):
-        """`wrapper` is a command that runs the command behind it. `options` are those of Popen."""
+    def __init__(self, python=sys.executable, wrapper=(), modules=None, **options):
+        """`wrapper` is a command that runs the command behind it. `modules` replaces `sources()`.
+        `options` are those of Popen."""
         command = list(wrapper) + [python, "-c", loader()]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, bufsize=0, **options)
@@ -101,7 +105,7 @@ class Driver:
         self._sending = False
         # The execs whose output is to be acknowledged after the line that is being sent.
         self._due_acks = set()
-        self.write((json.dumps(sources()) + "\n").encode())
+        self.write((json.dumps(modules or sources()) + "\n").encode())
 
     def close(self):
         for pipe in (self.process.stdin, self.process.stdout):
@@ -234,6 +238,15 @@ class Driver:
                 raise AssertionError("it didn't happen; followed: %s" % self._describe())
             if not self.read():
                 raise AssertionError("the program ended; followed: %s" % self._describe())
+
+    def read_for(self, seconds):
+        """Reads what arrives in this time. Acknowledges nothing."""
+        end = time.monotonic() + seconds
+        left = seconds
+        while left > 0:
+            if not self.stays_quiet(left) and not self.read():
+                raise AssertionError("the program ended; followed: %s" % self._describe())
+            left = end - time.monotonic()
 
     def stays_quiet(self, seconds):
         """Whether the program writes nothing for a while."""

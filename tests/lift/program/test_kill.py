@@ -4,7 +4,7 @@ import os
 import time
 import unittest
 
-from driver import DriverCase
+from driver import LONG_ENOUGH_TO_BEGIN_MS, DriverCase
 
 
 def is_alive(pid):
@@ -121,9 +121,8 @@ class KillTest(DriverCase):
         self.driver.done("a")
 
     def test_the_time_limit_kills_daemons_too(self):
-        followed = self.driver.bash(
-            "a", "setsid sleep 1000 & echo $! ready; sleep 1000", timeout_ms=500
-        )
+        code = "setsid sleep 1000 & echo $! ready; sleep 1000"
+        followed = self.driver.bash("a", code, timeout_ms=LONG_ENOUGH_TO_BEGIN_MS)
         self.assertEqual(self.driver.done("a")["reason"], "timed_out")
         self.assertFalse(is_alive(int(followed.stdout.split()[0])))
 

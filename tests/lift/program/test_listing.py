@@ -86,9 +86,9 @@ class ListTest(FileCase):
             self.assertEqual(matches(pattern, name), is_match, (pattern, name))
 
     def test_a_hostile_pattern_takes_no_exponential_time(self):
-        started = time.monotonic()
+        started = time.thread_time()
         self.assertFalse(matches("*a" * 500 + "b", "a" * 255))
-        self.assertLess(time.monotonic() - started, 5)
+        self.assertLess(time.thread_time() - started, 5)
 
     def test_bad_requests_are_refused(self):
         self.home.put("file")
@@ -122,9 +122,9 @@ class ListTest(FileCase):
             self.home.put(name)
         pieces = []
         io = FakeIO(self.home.path, on_write=pieces.append)
-        started = time.monotonic()
+        started = time.thread_time()
         files.OPERATIONS["list"]({"path": ""}, io)
-        self.assertLess(time.monotonic() - started, 5)
+        self.assertLess(time.thread_time() - started, 5)
         found = [json.loads(line)["path"] for line in io.output.splitlines()]
         self.assertEqual(found, names)
         self.assertGreater(len(pieces), 2)

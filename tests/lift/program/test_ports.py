@@ -12,9 +12,9 @@ from program.builtins import BuiltinError, Cancelled
 from program.requests import BadRequest
 
 
-def listen(address, family=socket.AF_INET):
+def listen(address, family=socket.AF_INET, port=0):
     listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.bind((address, 0))
+    listener.bind((address, port))
     listener.listen()
     return listener
 
@@ -127,14 +127,16 @@ class WaitForPortTest(unittest.TestCase):
         listener.close()
 
     def test_a_wait_ends_at_its_timeout(self):
+        # Reserves the port on 127.0.0.1, so that no other process listens there.
+        keeper, port = bound()
         # `connect` can't reach this address.
-        listener = listen("127.0.0.2")
-        port = listener.getsockname()[1]
+        listener = listen("127.0.0.2", port=port)
         with self.assertRaises(BuiltinError) as caught:
             self.wait(FakeIO(is_open=True), port=port, timeout_ms=20).result()
         self.assertEqual(caught.exception.kind, "timed_out")
         self.assertIn("port %d in the sandbox within 20ms" % port, caught.exception.message)
         listener.close()
+        keeper.close()
 
     def test_durations_are_written_in_their_shortest_form(self):
         for milliseconds, text in ((0, "0ms"), (999, "999ms"), (1000, "1s"), (1500, "1.5s")):

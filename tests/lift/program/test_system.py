@@ -5,7 +5,7 @@ import os
 import socket
 import struct
 
-from driver import DriverCase
+from driver import Driver, DriverCase, sources
 
 CONNECTED = b'{"event":"connected"}\n'
 
@@ -77,8 +77,11 @@ class ConnectTest(DriverCase):
         self.assertNotIn("stdout", followed.ended_streams)
 
     def test_a_port_on_which_nothing_listens_is_refused(self):
-        self.listener.close()
-        error, output = self.driver.builtin("a", "connect", port=self.port)
+        # Nothing listens on a port that is only bound, and no other process can take it.
+        with socket.socket() as keeper:
+            keeper.bind(("127.0.0.1", 0))
+            port = keeper.getsockname()[1]
+            error, output = self.driver.builtin("a", "connect", port=port)
         self.assertEqual((error["kind"], output), ("connection_refused", b""))
         error, _ = self.driver.builtin("b", "connect", port=0)
         self.assertEqual(error["kind"], "invalid_input")
@@ -153,20 +156,34 @@ sys.stdin.readline()
         self.driver.stdin("p", b"\n", offset=1)
         self.driver.done("p")
 
+    def driver_alone(self):
+        """A driver whose program measures only itself and its descendants, and its own files.
+        Otherwise, in a container, it would measure all processes of the container."""
+        modules = sources()
+        self.assertIn("\ndef is_on_the_machine():\n", modules["metrics"])
+        modules["metrics"] += "\n\ndef is_on_the_machine():\n    return True\n"
+        env = dict(os.environ, HOME=self.home, TMPDIR=self.home)
+        env.pop("PYTHONPATH", None)
+        driver = Driver(modules=modules, env=env)
+        self.addCleanup(driver.close)
+        driver.hello()
+        return driver
+
     def test_metrics_include_running_and_ended_execs(self):
-        before, _ = self.driver.builtin("a", "metrics")
+        driver = self.driver_alone()
+        before, _ = driver.builtin("a", "metrics")
         code = """
 import time
 while time.process_time() < 0.3: pass
 print('ready', flush=True)
 input()
 """
-        program = self.driver.python("p", code)
-        self.driver.wait_for(lambda: program.stdout)
-        during, _ = self.driver.builtin("b", "metrics")
-        self.driver.stdin("p", b"\n")
-        self.driver.done("p")
-        after, _ = self.driver.builtin("c", "metrics")
+        program = driver.python("p", code)
+        driver.wait_for(lambda: program.stdout)
+        during, _ = driver.builtin("b", "metrics")
+        driver.stdin("p", b"\n")
+        driver.done("p")
+        after, _ = driver.builtin("c", "metrics")
         for later in (during, after):
             self.assertGreaterEqual(later["cpu_ms"] - before["cpu_ms"], 290)
         self.assertGreater(during["processes"], after["processes"])

@@ -73,7 +73,8 @@ class TerminalTest(DriverCase):
 
     def test_the_output_ends_with_the_program(self):
         code = "sleep 1000 & echo $!; disown"
-        followed = self.start(code, output_grace_ms=20_000)
+        # Longer than the driver waits for the end.
+        followed = self.start(code, output_grace_ms=600_000)
         done = self.driver.done("t")
         self.assertEqual(done["exit_code"], 0)
         self.assertTrue(followed.stdout.split()[0].isdigit())

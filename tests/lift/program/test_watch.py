@@ -11,7 +11,7 @@ from unittest import mock
 
 from fake_io import FakeIO, Home, Running
 
-from program import inotify, watch
+from program import inotify, moves, watch
 from program.builtins import BuiltinError, Cancelled
 from program.requests import BadRequest
 
@@ -85,6 +85,10 @@ class Watching:
 class WatchCase(unittest.TestCase):
     def setUp(self):
         self.home = self.new_home()
+        # On a busy machine, the second half of a rename may come late.
+        patch = mock.patch.object(moves, "WAIT", 1)
+        patch.start()
+        self.addCleanup(patch.stop)
 
     def new_home(self):
         home = Home()

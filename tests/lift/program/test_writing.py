@@ -246,8 +246,12 @@ class WriteTest(FileCase):
         for path in ("/proc/self/mem", "mem", "/proc/self/comm"):
             for mode in IN_PLACE:
                 self.assert_fails("not_a_file", path, "write", b"x", path=path, mode=mode)
-        for path in ("/proc/self/mem", "/proc/self/fd/1"):
+        # A pipe, because the standard output may be a file, which can be replaced.
+        reader, writer = os.pipe()
+        for path in ("/proc/self/mem", "/proc/self/fd/%d" % writer):
             self.error_of("write", b"x", path=path)
+        os.close(reader)
+        os.close(writer)
 
     def test_a_limit_on_the_size_keeps_the_old_file(self):
         def write_with_limit():
