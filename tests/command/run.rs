@@ -300,12 +300,9 @@ async fn a_closed_pipe_ends_the_command_quietly() {
     assert_nothing_left(&server, &cli).await;
 }
 
-/// The library's default policy would drop output after a pause of 10 s.
-#[test]
-fn a_reader_that_pauses_gets_all_output() {
-    const BYTES: usize = 20_000_000;
-    let program = Program::start(&[]);
-    let cli = Cli::new(&program.url);
+/// Runs code that prints `BYTES` bytes, and pauses the reader of its output. Returns how many it got.
+fn run_with_a_pause(url: &str) -> (usize, Ran) {
+    let cli = Cli::new(url);
     let code = format!("import sys; sys.stdout.write('x' * {BYTES})");
     let mut run = cli.spawn(&["run", "-c", &code]);
     let mut stdout = run.child().stdout.take().unwrap();
@@ -314,9 +311,29 @@ fn a_reader_that_pauses_gets_all_output() {
     #[expect(clippy::disallowed_methods, reason = "the time itself matters")]
     std::thread::sleep(Duration::from_secs(15));
     stdout.read_to_end(&mut all).unwrap();
-    assert!(all == vec![b'x'; BYTES], "{} bytes", all.len());
-    let ran = run.end();
-    assert_eq!((ran.status, &*ran.stderr), (0, ""), "{ran:?}");
+    assert!(all.iter().all(|&byte| byte == b'x'));
+    (all.len(), run.end())
+}
+
+const BYTES: usize = 20_000_000;
+
+/// The library's default policy would drop output after a pause of 10 s.
+#[test]
+fn a_reader_that_pauses_gets_all_output() {
+    let program = Program::start(&[]);
+    let (bytes, ran) = run_with_a_pause(&program.url);
+    assert_eq!((bytes, ran.status, &*ran.stderr), (BYTES, 0, ""));
+}
+
+#[test]
+fn under_v1_a_pause_of_the_reader_fails_the_command() {
+    let program = Program::start(&[]);
+    let (bytes, ran) = run_with_a_pause(&program.url_of_v1());
+    assert!(bytes < BYTES);
+    assert_eq!(ran.status, 125, "{ran:?}");
+    let sentence = sentence(&ran);
+    assert!(sentence.contains("were dropped"), "{sentence}");
+    assert!(sentence.ends_with("; `--lift` avoids this"), "{sentence}");
 }
 
 #[cfg(target_os = "linux")]

@@ -2,8 +2,10 @@
 
 use std::{
     ffi::OsStr,
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader, Read, Write},
+    net::{Shutdown, TcpListener, TcpStream},
     process::{Child, Command, ExitStatus, Output, Stdio},
+    thread,
 };
 
 #[cfg(target_os = "linux")]
@@ -194,6 +196,43 @@ impl Program {
         let pid = self.child.as_ref().unwrap().id().cast_signed();
         let signal: Signal = format!("SIG{signal}").parse().unwrap();
         nix::sys::signal::kill(Pid::from_raw(pid), signal).unwrap();
+    }
+
+    /// The URL of a listener that forwards connections to the server, without the header with which
+    /// clients offer v2.
+    pub(crate) fn url_of_v1(&self) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}{}", listener.local_addr().unwrap(), self.secret());
+        let server = self.address().to_owned();
+        thread::spawn(move || {
+            for client in listener.incoming() {
+                let (mut client, mut server) =
+                    (client.unwrap(), TcpStream::connect(&server).unwrap());
+                let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+                thread::spawn(move || {
+                    let mut head = Vec::new();
+                    while !head.ends_with(b"\r\n\r\n") {
+                        let mut byte = [0];
+                        if from.read_exact(&mut byte).is_err() {
+                            return;
+                        }
+                        head.push(byte[0]);
+                    }
+                    let head = String::from_utf8(head).unwrap();
+                    let offers =
+                        |line: &&str| line.to_lowercase().starts_with("sec-websocket-protocol:");
+                    let kept = head.split_inclusive("\r\n").filter(|line| !offers(line));
+                    let _ = to.write_all(kept.collect::<String>().as_bytes());
+                    let _ = std::io::copy(&mut from, &mut to);
+                    let _ = to.shutdown(Shutdown::Both);
+                });
+                thread::spawn(move || {
+                    let _ = std::io::copy(&mut server, &mut client);
+                    let _ = client.shutdown(Shutdown::Both);
+                });
+            }
+        });
+        url
     }
 
     /// Closes the reading end of the pipe that is its stderr.

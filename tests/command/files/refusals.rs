@@ -1,11 +1,6 @@
 //! What the commands say if they can't use a sandbox, or if an argument is wrong.
 
-use std::{
-    fs,
-    io::{Read, Write},
-    net::{Shutdown, TcpListener, TcpStream},
-    thread,
-};
+use std::fs;
 
 use super::{at, sandbox};
 use crate::support::{
@@ -147,49 +142,10 @@ fn missing_paths_are_reported() {
     assert_failed(&cli.run(&["cat", &at(&id, "/")]), "directory");
 }
 
-/// Forwards connections to a server, and removes the header with which the client offers v2.
-fn speaking_v1(program: &Program) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!(
-        "http://{}{}",
-        listener.local_addr().unwrap(),
-        program.secret()
-    );
-    let server = program.address().to_owned();
-    thread::spawn(move || {
-        for client in listener.incoming() {
-            let (mut client, mut server) = (client.unwrap(), TcpStream::connect(&server).unwrap());
-            let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
-            thread::spawn(move || {
-                let mut head = Vec::new();
-                while !head.ends_with(b"\r\n\r\n") {
-                    let mut byte = [0];
-                    if from.read_exact(&mut byte).is_err() {
-                        return;
-                    }
-                    head.push(byte[0]);
-                }
-                let head = String::from_utf8(head).unwrap();
-                let offers =
-                    |line: &&str| line.to_lowercase().starts_with("sec-websocket-protocol:");
-                let kept = head.split_inclusive("\r\n").filter(|line| !offers(line));
-                let _ = to.write_all(kept.collect::<String>().as_bytes());
-                let _ = std::io::copy(&mut from, &mut to);
-                let _ = to.shutdown(Shutdown::Both);
-            });
-            thread::spawn(move || {
-                let _ = std::io::copy(&mut server, &mut client);
-                let _ = client.shutdown(Shutdown::Both);
-            });
-        }
-    });
-    url
-}
-
 #[test]
 fn services_that_speak_only_v1_need_the_lift() {
     let program = Program::start(&[]);
-    let cli = Cli::new(&speaking_v1(&program));
+    let cli = Cli::new(&program.url_of_v1());
     let id = cli.create();
     all_fail(&cli, &id, "`--lift` adds it");
     let text = Running::start({
