@@ -152,9 +152,10 @@ async fn names_that_lead_elsewhere_are_refused_with_what_is_allowed() {
 #[tokio::test]
 async fn a_snapshot_holds_up_nothing_and_a_kill_ends_it() {
     let state = tempfile::tempdir().unwrap();
-    let server = on(state.path()).await;
+    let builder = LocalServer::builder().state_directory(state.path());
+    let server = builder.max_archive_size(1 << 50).start().await.unwrap();
     let (mut client, identity) = Client::create(&server).await;
-    client.bash("head -c 300000000 /dev/urandom > noise").await;
+    client.run("python", archives::ENDLESS).await;
     let ask = json!({"action": "snapshot_filesystem", "name": "large"});
     client.send(ask.clone()).await;
     client.send(ask).await;
@@ -347,7 +348,7 @@ async fn a_checkpoint_cancels_a_snapshot_and_reports_it() {
     let server = on(state.path()).await;
     let (mut client, identity) = Client::create_with(&server, checkpointable()).await;
     client
-        .bash("head -c 100000000 /dev/urandom > noise; echo kept > file")
+        .bash("head -c 300000000 /dev/urandom > noise; echo kept > file")
         .await;
     client
         .send(json!({"action": "snapshot_filesystem", "name": "large"}))

@@ -40,7 +40,7 @@ use tokio_tungstenite::{
 };
 
 /// How long a test waits for an event before it fails.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The id of scripted sandboxes.
 pub(crate) const ID: &str = "sandbox-9182";
