@@ -20,6 +20,7 @@ use crate::support::{
     port::Port,
     program::{self, ended, run},
     scripted::Scripted,
+    send_signal,
     server_process::{self, ServerProcess},
     within,
 };
@@ -329,9 +330,7 @@ async fn an_invalid_url_is_refused_before_any_check() {
 }
 
 fn signal(child: &Child, signal: &str) {
-    let pid = child.id().to_string();
-    let sent = Command::new("kill").args(["-s", signal, &pid]).status();
-    assert!(sent.unwrap().success());
+    send_signal(child.id(), signal);
 }
 
 /// The backend `host` runs `true` from the `PATH`. Here, it tells the test that it runs, and then

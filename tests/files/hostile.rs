@@ -228,7 +228,7 @@ async fn swapped_links_and_directories_change_nothing_outside() {
     let attack = start(&sandbox, SWAP, canary.path()).await;
     let (failed, succeeded) = call_until_the_end(&sandbox, &attack, calls).await;
     println!("{failed} calls failed, {succeeded} succeeded");
-    assert!(failed + succeeded > 0);
+    assert!(succeeded > 0);
     assert_eq!(outside(canary.path()), before);
     assert_goes_on(&sandbox).await;
     let other = patient(server.url()).await.unwrap();

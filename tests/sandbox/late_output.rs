@@ -91,19 +91,15 @@ async fn late_output_is_delivered_on_both_versions() {
     let python = "import os, time
 print('main', flush=True)
 if os.fork() == 0:
-    time.sleep(1)
+    time.sleep(0.2)
     print('late', flush=True)";
     for version in VERSIONS {
         let (server, sandbox) = sandbox_of(version).await;
         for (language, code) in [
-            (Language::Bash, "(sleep 1; echo late) & echo main"),
+            (Language::Bash, "(sleep 0.2; echo late) & echo main"),
             (Language::Python, python),
         ] {
-            let mut command = sandbox.command(language, code);
-            if version == ProtocolVersion::V2 {
-                command = command.output_grace(crate::support::LONG);
-            }
-            let output = output(command).await;
+            let output = output(sandbox.command(language, code)).await;
             assert_eq!(output.stdout, "main\nlate\n", "{version}");
             assert!(!output.cut);
         }

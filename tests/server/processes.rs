@@ -93,6 +93,30 @@ async fn a_background_child_that_holds_the_output_lives_on() {
 }
 
 #[tokio::test]
+async fn pieces_written_close_together_leave_as_one_message() {
+    let server = LocalServer::start().await.unwrap();
+    let (mut client, _) = Client::create(&server).await;
+    let code = "import sys, time
+for word in ['one ', 'two ', 'three']: sys.stdout.write(word); sys.stdout.flush()
+time.sleep(0.3)
+print('later')";
+    let mut joined = false;
+    // On a busy machine, the writes may be far apart. One of the attempts must succeed.
+    for _ in 0..100 {
+        client.exec("python", code).await;
+        assert_eq!(client.line().await, "SANDBOX_EXECUTION_RUNNING");
+        let first = client.line().await;
+        let rest = client.until("SANDBOX_EXECUTION_DONE").await;
+        joined = first == "stdout: one two three" && rest[0] == "stdout: later\n";
+        if joined {
+            break;
+        }
+    }
+    assert!(joined);
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn output_comes_while_the_process_runs() {
     let server = LocalServer::start().await.unwrap();
     let (mut client, _) = Client::create(&server).await;

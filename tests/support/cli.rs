@@ -114,9 +114,7 @@ impl Running {
 
     /// Sends a signal to the command, for example `INT`.
     pub(crate) fn signal(&self, signal: &str) {
-        let pid = self.0.id().to_string();
-        let sent = Command::new("kill").args(["-s", signal, &pid]).status();
-        assert!(sent.unwrap().success());
+        super::send_signal(self.0.id(), signal);
     }
 
     /// Waits until the command ends. Panics if it runs too long.

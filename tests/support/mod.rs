@@ -202,6 +202,17 @@ pub(crate) async fn sandbox_of(version: ProtocolVersion) -> (LocalServer, Sandbo
     (server, sandbox)
 }
 
+/// Sends a signal to a child of this process, for example `INT`.
+#[cfg(unix)]
+pub(crate) fn send_signal(pid: u32, signal: &str) {
+    use nix::{
+        sys::signal::{Signal, kill},
+        unistd::Pid,
+    };
+    let signal: Signal = format!("SIG{signal}").parse().unwrap();
+    kill(Pid::from_raw(pid.cast_signed()), signal).unwrap();
+}
+
 /// Collects the events of a sandbox.
 pub(crate) struct Events(mpsc::Sender<SandboxEvent>);
 

@@ -11,10 +11,9 @@ use std::{
 #[cfg(target_os = "linux")]
 use std::path::Path;
 
-use nix::{sys::signal::Signal, unistd::Pid};
 use tempfile::TempDir;
 
-use super::within;
+use super::{send_signal, within};
 
 /// Restores the default actions of signals that this process ignores. Otherwise the commands that
 /// the tests start would ignore them, too: a shell without job control ignores SIGINT in background
@@ -193,9 +192,7 @@ impl Program {
     }
 
     pub(crate) fn signal(&self, signal: &str) {
-        let pid = self.child.as_ref().unwrap().id().cast_signed();
-        let signal: Signal = format!("SIG{signal}").parse().unwrap();
-        nix::sys::signal::kill(Pid::from_raw(pid), signal).unwrap();
+        send_signal(self.child.as_ref().unwrap().id(), signal);
     }
 
     /// The URL of a listener that forwards connections to the server, without the header with which

@@ -58,9 +58,7 @@ impl ServerProcess {
     }
 
     pub(crate) fn signal(&self, signal: &str) {
-        let pid = self.child.id().to_string();
-        let sent = Command::new("kill").args(["-s", signal, &pid]).status();
-        assert!(sent.unwrap().success());
+        super::send_signal(self.child.id(), signal);
     }
 
     /// Blocks until the process exits.

@@ -1,7 +1,7 @@
 //! How a run ends: signals, servers that die, and places that take no results.
 
 use super::*;
-use crate::support::port::Port;
+use crate::support::{port::Port, send_signal};
 
 /// Waits until `count` scripts have appended a line to the file.
 async fn marks(file: &str, count: usize) {
@@ -150,10 +150,7 @@ async fn ends_with_partial_results(signal: &str, status: i32) {
     let script = format!("echo x >> {marked}; (( $(wc -l < {marked}) < 10 )) || sleep 1000");
     let bench = long_run(server.url(), &script, &file).spawn().unwrap();
     marks(marked, 10).await;
-    let sent = Command::new("kill")
-        .args(["-s", signal, &bench.id().to_string()])
-        .status();
-    assert!(sent.unwrap().success());
+    send_signal(bench.id(), signal);
     let output = ended(bench).await;
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(status), "{stderr}");

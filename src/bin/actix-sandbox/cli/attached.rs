@@ -19,12 +19,14 @@ use crate::cli::{
 
 /// The output policy of processes whose output this command copies. As with a pipe, the process
 /// pauses while the output isn't read.
-pub(crate) const PATIENT: OutputPolicy = OutputPolicy {
-    budget: 4 * 1024 * 1024,
-    overflow: Overflow::Pause { max: Duration::MAX },
-};
+pub(crate) fn patient() -> OutputPolicy {
+    OutputPolicy {
+        overflow: Overflow::Pause { max: Duration::MAX },
+        ..OutputPolicy::default()
+    }
+}
 
-/// Starts a process. Under protocol v1, uses the default policy instead of [`PATIENT`].
+/// Starts a process. Under protocol v1, uses the default policy instead of [`patient`].
 pub(crate) async fn spawn(command: Command, sandbox: &Sandbox) -> Result<Process, Failure> {
     let command = match sandbox.protocol_version() {
         // A pause stops all reads from the connection. A service closes a connection that isn't

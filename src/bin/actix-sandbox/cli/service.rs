@@ -194,7 +194,7 @@ impl Service {
         builder: SandboxBuilder<S>,
     ) -> Result<SandboxBuilder<S>, Failure> {
         let mut builder = builder.auto_reconnect(true).lift(self.lift).debug(true);
-        builder = builder.output_policy(attached::PATIENT);
+        builder = builder.output_policy(attached::patient());
         builder = builder.reconnect_policy(ReconnectPolicy {
             max_elapsed: Some(self.reconnect_timeout()),
             ..ReconnectPolicy::default()
